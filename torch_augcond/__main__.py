@@ -1,0 +1,8 @@
+"""``python -m torch_augcond`` is the command ``torch-augcond``."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
