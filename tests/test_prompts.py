@@ -1,0 +1,45 @@
+"""The text of each class."""
+
+import pytest
+
+from torch_augcond.prompts import build_prompts
+
+
+def test_template_dict_and_function():
+    assert build_prompts(["cat", "a {0} b"]) == {"cat": "a photo of a cat", "a {0} b": "a photo of a a {0} b"}
+    assert build_prompts(["cat"], {"cat": "my cat"}) == {"cat": "my cat"}
+    assert build_prompts(["12"], lambda name: f"no. {name}") == {"12": "no. 12"}
+
+
+def test_class_names():
+    assert build_prompts(["x", "y"], "{}!", ["cat", "dog"]) == {"x": "cat!", "y": "dog!"}
+    assert build_prompts(["x", "y"], "{}!", {"y": "dog"}) == {"x": "x!", "y": "dog!"}
+
+
+@pytest.mark.parametrize("name", ["n01440764", "12", "7"])
+def test_names_that_mean_nothing_warn(name, recwarn):
+    with pytest.warns(UserWarning, match=f"class names such as '{name}' mean nothing in a prompt"):
+        build_prompts(["cat", name])
+    recwarn.clear()
+    build_prompts([name], class_names={name: "cat"})
+    build_prompts([name], {name: "a cat"})
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "args, error, match",
+    [
+        ((["a"], "a photo"), ValueError, "`prompt` must be a template with {} .* but got 'a photo'"),
+        ((["a"], 3), ValueError, "`prompt` must be a template .* but got 3"),
+        ((["a", "b"], {"a": "x"}), ValueError, "`prompt` must have an entry for every class, but lacks 'b'"),
+        ((["a"], {"a": "x", "c": "y"}), ValueError, "`prompt` must be keyed by class names, but got 'c'"),
+        ((["a"], lambda name: None), TypeError, "`prompt` must give a str for each class, but gave None"),
+        ((["a"], "{}", ["x", "y"]), ValueError, "`class_names` must be a list of 1 names or a dict, but got 2"),
+        ((["a"], "{}", "x"), ValueError, "`class_names` must be a list of 1 names or a dict, but got 'x'"),
+        ((["a"], "{}", {"b": "x"}), ValueError, "`class_names` must be keyed by class names, but got 'b'"),
+        ((["a"], "{}", [3]), TypeError, "`class_names` must be str, but got 3"),
+    ],
+)
+def test_errors(args, error, match):
+    with pytest.raises(error, match=match):
+        build_prompts(*args)

@@ -1,0 +1,143 @@
+"""One raw image: opened with care, brought to RGB, hashed."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+__all__ = [
+    "DigestCache",
+    "UnreadableImage",
+    "as_pil",
+    "check_header",
+    "check_size",
+    "file_digest",
+    "hash_bytes",
+    "open_image",
+    "readable",
+    "to_rgb",
+]
+
+DigestCache = MutableMapping[tuple[str, int, int], str]
+
+# A file younger than this may change again without its mtime changing (FAT counts in steps of two seconds).
+_SETTLED_NS = 2_000_000_000
+
+
+class UnreadableImage(ValueError):
+    """One image that can't be used: its `name` (a path, or ``dataset[i]``) and the `reason`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name} could not be read: {self.reason}"
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Turns whatever a decoder or a user's loader raises into the one error type."""
+    try:
+        yield
+    except Exception as error:
+        raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts a PIL image of any mode to RGB; nothing is clipped and no transparent pixel shows what lies under it.
+
+    16-bit images are scaled from their full range. Modes ``I`` and ``F`` declare no range: values within 0..1,
+    0..255 or 0..65535 (the first that fits) are scaled from it, others from their own minimum and maximum; values
+    that are not finite count as 0. Transparency is laid on white. EXIF rotation is left alone, as torchvision does.
+
+    Example::
+
+        >>> to_rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_scaled(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    tops = (65535,) if values.dtype.kind == "u" else (1, 255, 65535)
+    values = np.nan_to_num(values.astype(np.float64), nan=0, posinf=0, neginf=0)
+    low, high = values.min(), values.max()
+    low, high = next(((0, top) for top in tops if low >= 0 and high <= top), (low, high))
+    return np.rint((values - low) * 255 / ((high - low) or 1)).astype(np.uint8)
+
+
+def check_size(image: Image.Image) -> None:
+    """Refuses a decompression bomb by its header, before a pixel is decoded (Pillow itself refuses only twice that)."""
+    if not image.width * image.height:
+        raise ValueError(f"an image of {image.width}x{image.height} pixels")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:
+        raise Image.DecompressionBombError(
+            f"{image.width}x{image.height} pixels are more than PIL.Image.MAX_IMAGE_PIXELS = {limit}. "
+            "Make the image smaller, or raise that limit if you trust it."
+        )
+
+
+def open_image(path: str) -> Image.Image:
+    with Image.open(path) as image:
+        check_size(image)
+        image.load()
+        return image
+
+
+def check_header(path: str) -> None:
+    """For a user's own loader: `path` may be no image file at all, and then the loader alone knows."""
+    try:
+        with Image.open(path) as image:
+            check_size(image)
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # whatever else is wrong, the loader says it better
+        return
+
+
+def as_pil(value: Any, name: str) -> Image.Image:
+    """PIL images and uint8 arrays (H, W[, C]) or tensors ([C,] H, W); anything else is a mistake in the dataset."""
+    if isinstance(value, Image.Image):
+        return value
+    shape = tuple(getattr(value, "shape", ()))
+    channels = shape[0 if isinstance(value, torch.Tensor) else -1] if len(shape) == 3 else 1
+    is_array = isinstance(value, (np.ndarray, torch.Tensor)) and str(value.dtype).endswith("uint8")
+    if not is_array or len(shape) not in (2, 3) or channels not in (1, 3, 4):
+        got = f"{value.dtype} {type(value).__name__} {shape}" if hasattr(value, "dtype") else type(value).__name__
+        raise TypeError(
+            f"the image of {name} must be a PIL image, a uint8 array (H, W, 1|3|4) or a uint8 tensor (1|3|4, H, W), "
+            f"but got {got}. Images are read before the dataset's `transform`: give steps such as ToTensor or "
+            "Normalize as its `transform` attribute, not inside `__getitem__`."
+        )
+    if isinstance(value, torch.Tensor):
+        value = (value.movedim(0, -1) if len(shape) == 3 else value).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(value[..., 0] if len(shape) == 3 and channels == 1 else value))
+
+
+def hash_bytes(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_digest(path: str, cache: DigestCache | None) -> str:
+    stat = os.stat(path)
+    entry = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+    if cache is not None and entry in cache:
+        return cache[entry]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    if cache is not None and time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+        cache[entry] = digest
+    return digest

@@ -1,0 +1,65 @@
+"""The text of each class."""
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+
+from .checks import check_names, listed
+
+__all__ = ["build_prompts"]
+
+
+def build_prompts(
+    classes: Sequence[str],
+    prompt: str | Mapping[str, str] | Callable[[str], str] = "a photo of a {}",
+    class_names: Sequence[str] | Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """{class: prompt}, warning where a template is filled with a name that says nothing to a text encoder.
+
+    Args:
+        classes: the dataset's own names, which stay the names of the folders.
+        prompt: a template in which ``{}`` stands for the name, {class: prompt}, or a function of the name.
+        class_names: names to use in prompts instead: one for each of `classes`, or {class: name} for some of them.
+
+    Raises:
+        TypeError, ValueError: naming the argument and all classes concerned.
+
+    Example::
+
+        >>> build_prompts(["n02123045"], class_names={"n02123045": "tabby cat"})
+        {'n02123045': 'a photo of a tabby cat'}
+    """
+    names = _display_names(classes, class_names)
+    if isinstance(prompt, Mapping):
+        check_names("prompt", prompt, classes, complete=True)
+        prompts = {name: prompt[name] for name in classes}
+    elif callable(prompt):
+        prompts = {name: prompt(shown) for name, shown in names.items()}
+    elif isinstance(prompt, str) and "{}" in prompt:
+        if opaque := [shown for shown in names.values() if re.fullmatch(r"n\d{8}|\d+", shown)]:
+            warnings.warn(
+                f"class names such as {listed(opaque)} mean nothing in a prompt. Give real ones as `class_names`.",
+                stacklevel=3,
+            )
+        prompts = {name: prompt.replace("{}", shown) for name, shown in names.items()}
+    else:
+        raise ValueError(
+            f"`prompt` must be a template with {{}} for the class name, a dict or a function, but got {prompt!r}."
+        )
+    if wrong := [value for value in prompts.values() if not isinstance(value, str)]:
+        raise TypeError(f"`prompt` must give a str for each class, but gave {listed(wrong)}.")
+    return prompts
+
+
+def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    if isinstance(class_names, Mapping):
+        check_names("class_names", class_names, classes)
+    elif class_names is not None:
+        if isinstance(class_names, str) or len(class_names) != len(classes):
+            got = repr(class_names) if isinstance(class_names, str) else f"{len(class_names)} names"
+            raise ValueError(f"`class_names` must be a list of {len(classes)} names or a dict, but got {got}.")
+        class_names = dict(zip(classes, class_names, strict=True))
+    names = {name: (class_names or {}).get(name, name) for name in classes}
+    if wrong := [name for name in names.values() if not isinstance(name, str)]:
+        raise TypeError(f"`class_names` must be str, but got {listed(wrong)}.")
+    return names

@@ -1,0 +1,212 @@
+"""Raw images, labels and content digests out of any map-style dataset."""
+
+import os
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import IterableDataset
+from torchvision.datasets.vision import StandardTransform
+
+from .images import (
+    DigestCache,
+    UnreadableImage,
+    as_pil,
+    check_size,
+    file_digest,
+    hash_bytes,
+    readable,
+    to_rgb,
+)
+from .readers import Progress, class_names, flatten, int_labels, layers, unique
+
+__all__ = ["Sources", "UnreadableImage", "to_rgb"]
+
+
+@dataclass(repr=False)
+class Sources:
+    """The real images behind a dataset: raw, before any transform of the user's, with labels and content digests.
+
+    What is read depends on the dataset's contents only: not on its transforms, nor on how it is nested.
+
+    Args:
+        dataset: the dataset as the user gave it.
+        labels: int64 (N,), as the dataset holds them (before `target_transform`); they need not be contiguous.
+        class_of: {label: class name}, by label; classes without an image are in it too.
+        leaves, part, index: for each image the reader and the index there; `from_dataset` finds them.
+
+    Example::
+
+        >>> sources = Sources.from_dataset(Subset(ImageFolder("flowers/train"), range(100)))
+        >>> sources.image(0), sources.class_of[int(sources.labels[0])], sources.digest(0)
+    """
+
+    dataset: Any
+    labels: np.ndarray
+    class_of: dict[int, str]
+    leaves: list[Any]
+    part: np.ndarray
+    index: np.ndarray
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, progress: Progress = iter) -> Self:
+        """Finds images, labels and class names; reads images only where labels can't be had otherwise.
+
+        Args:
+            dataset: ImageFolder, DatasetFolder, any map-style dataset of (image, int label), Subsets and
+                ConcatDatasets of them. Class names: `class_to_idx`, else `classes`, else the labels as text.
+            progress: wraps the indices while images are read for their labels (``tqdm``, for example).
+
+        Raises:
+            TypeError: not map-style, or labels that are not ints (all offenders are listed).
+            ValueError: no image, negative labels, labels without a name, parts that name a label differently.
+        """
+        _check_dataset(dataset)
+        leaves, part, index = flatten(dataset)
+        sources = cls(dataset, np.zeros(len(index), np.int64), {}, leaves, part, index)
+        values: list[Any] = [None] * len(index)
+        for k, leaf in enumerate(leaves):
+            rows = np.flatnonzero(part == k)
+            for row, value in zip(rows.tolist(), leaf.labels(index[rows], progress), strict=True):
+                values[row] = value
+        sources.labels = int_labels(values, sources.name)
+        sources.class_of = sources._merged_names()
+        return sources
+
+    def _merged_names(self) -> dict[int, str]:
+        merged: dict[int, str] = {}
+        for k, leaf in enumerate(self.leaves):
+            for label, name in class_names(leaf.dataset, np.unique(self.labels[self.part == k]).tolist()).items():
+                if merged.setdefault(label, name) != name:
+                    raise ValueError(
+                        f"the parts of a ConcatDataset must agree on label {label}, but got "
+                        f"{merged[label]!r} and {name!r}. Give all of them the same `class_to_idx`."
+                    )
+        return dict(sorted(unique(merged).items()))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in the order of their labels (``classes[label]`` only if labels are contiguous from 0)."""
+        return list(self.class_of.values())
+
+    @property
+    def class_to_idx(self) -> dict[str, int]:
+        """{class name: label}."""
+        return {name: label for label, name in self.class_of.items()}
+
+    @property
+    def transform(self) -> Callable | None:
+        """The wrapped dataset's transform as it is now (some libraries set it late)."""
+        return self._transform("transform")
+
+    @property
+    def target_transform(self) -> Callable | None:
+        """The wrapped dataset's target_transform as it is now."""
+        return self._transform("target_transform")
+
+    def _transform(self, name: str) -> Callable | None:
+        joint, found = [], {}
+        for dataset in layers(self.dataset):
+            joint += [t for t in [getattr(dataset, "transforms", None)] if t and not isinstance(t, StandardTransform)]
+            found |= {id(t): t for t in [getattr(dataset, name, None)] if t is not None}
+        if joint or len(found) > 1:
+            why = "a joint `transforms`" if joint else f"{len(found)} different ones in its parts"
+            raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{name}=` explicitly.")
+        return next(iter(found.values()), None)
+
+    @property
+    def identity(self) -> str:
+        """Text that tells datasets apart: where a folder lies (its files may change), else type, root and labels."""
+        texts = []
+        for k, leaf in enumerate(self.leaves):
+            rows = self.part == k
+            index = self.index[rows]
+            whole = len(index) == len(leaf.dataset) and (np.sort(index) == np.arange(len(index))).all()
+            chosen = "" if whole else f"[{hash_bytes(np.sort(index).tobytes())}]"
+            texts.append(leaf.identity(self.labels[rows]) + chosen)
+        return " + ".join(texts)
+
+    def _leaf(self, i: int) -> tuple[Any, int]:
+        i = range(len(self))[i]  # negative indices, and IndexError past the end
+        return self.leaves[self.part[i]], int(self.index[i])
+
+    def name(self, i: int) -> str:
+        """The path of image i, or ``dataset[i]``: for messages and provenance, never part of a recipe."""
+        leaf, index = self._leaf(i)
+        return leaf.path(index) or f"dataset[{range(len(self))[i]}]"
+
+    def image(self, i: int) -> Image.Image:
+        """Image i in RGB as the user's own loader reads it, before any transform.
+
+        Raises:
+            UnreadableImage: with its name and the reason; the other images are not affected.
+            TypeError: the dataset returns something else than PIL images or uint8 (float tensors, say).
+        """
+        (leaf, index), name = self._leaf(i), self.name(i)
+        with readable(name):
+            value = leaf.read(index)
+            if value is None:  # what OpenCV returns
+                raise ValueError("its loader returned None")
+        value = as_pil(value, name)
+        with readable(name):
+            check_size(value)
+            return to_rgb(value)
+
+    def digest(self, i: int, cache: DigestCache | None = None) -> str:
+        """32 hex characters, a function of the image's content: its file's bytes if it is one, else its RGB pixels.
+
+        Args:
+            cache: {(absolute path, size, mtime_ns): digest}; files found there are not read, others are entered.
+
+        Raises:
+            UnreadableImage: with its name and the reason.
+        """
+        leaf, index = self._leaf(i)
+        path = leaf.path(index)
+        if path is None or not os.path.isfile(path):
+            image = self.image(i)
+            return hash_bytes(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes())
+        with readable(path):
+            return file_digest(path, cache)
+
+    def digests(
+        self,
+        progress: Progress = iter,
+        cache: DigestCache | None = None,
+        failed: MutableMapping[int, UnreadableImage] | None = None,
+    ) -> list[str]:
+        """The digest of every image.
+
+        Args:
+            progress: wraps the indices (``tqdm``, for example).
+            cache: as for `digest`.
+            failed: where given, an image that can't be read is entered here and its digest is "", which `make_plan`
+                leaves out; otherwise it raises.
+        """
+        return [self._digest_or_note(i, cache, failed) for i in progress(range(len(self)))]
+
+    def _digest_or_note(self, i: int, cache: DigestCache | None, failed: MutableMapping | None) -> str:
+        try:
+            return self.digest(i, cache)
+        except UnreadableImage as error:
+            if failed is None:
+                raise
+            failed[i] = error
+            return ""
+
+
+def _check_dataset(dataset: Any) -> None:
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"`dataset` must be map-style, but got {type(dataset).__name__}, an IterableDataset. "
+            "Images are chosen by index: collect it into a list or a folder first."
+        )
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise TypeError(f"`dataset` must have `__getitem__` and `__len__`, but got {type(dataset).__name__}.")
+    if len(dataset) == 0:
+        raise ValueError("`dataset` must hold at least one image, but got an empty one.")
