@@ -1,0 +1,70 @@
+"""Every class gets a folder of its own, and every folder is inside the root."""
+
+import unicodedata
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from torch_augcond.names import escape_class, unescape_class
+
+AWKWARD = [
+    "", ".", "..", "...", "../..", "/etc/passwd", "a/b", "a\\b", "a\0b", "\n", "CON", "con.txt", "aux ", "COM1",
+    "lpt\xb9.png", "nul.tar.gz", "CONIN$", "CONSOLE", ".hidden", ".augcond.json", "a.", "a. .", "a ", " a", "%", "%2E",
+    "%~", "%41", "~", "a%2Fb", "a:b", "a?", "a*", '"', "<>", "|", "x" * 300, "x" * 299 + "y", "\xe9" * 150, "🌸" * 80,
+    "😀", "cat😀", "שלום", "\u202eabc", "\xe9", "e\u0301", "\xc5", "\u212b", "\ud55c", "\u1112\u1161\u11ab", "\xad",
+    "\udc80", "\ud83d\ude00", "\u200b", "\ufeff", "日本語", "हिन्दी", "%\u0301", "\U0001f338\u0301", "Cat", "cat",
+    "Annual Crop", "n01440764", "0", "Abbott's_babbler",
+]  # fmt: skip
+
+
+def assert_safe(name: str) -> None:
+    folder = escape_class(name)
+    assert 0 < len(folder.encode()) <= 255
+    assert not set(folder) & set('<>:"/\\|?*\0') and folder.isprintable()
+    assert not folder.startswith(".") and not folder.endswith((".", " "))
+    assert folder.split(".")[0].rstrip().upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "LPT1", "LPT¹", "CONIN$"}
+    assert unicodedata.is_normalized("NFC", folder)
+    if "%~" not in folder:
+        assert unescape_class(folder) == name
+
+
+@pytest.mark.parametrize("name", AWKWARD, ids=ascii)
+def test_awkward_names_are_safe(name):
+    assert_safe(name)
+
+
+def test_awkward_names_do_not_collide():
+    assert len({escape_class(name) for name in AWKWARD}) == len(AWKWARD) == len(set(AWKWARD))
+
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=90) | st.text("./%~CONcon 2Ee\u0301é", max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_text, any_text)
+@example("a/b", "a%2Fb")
+@example("CON", "%43ON")
+@example("", "%")
+def test_any_names_are_safe_and_do_not_collide(one, other):
+    assert_safe(one)
+    assert (escape_class(one) == escape_class(other)) == (one == other)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=9), any_text)
+def test_long_names_keep_their_end_apart(start, end):
+    start *= 260
+    assert_safe(start + end)
+    assert escape_class(start + end) != escape_class(start + end + "x")
+
+
+@pytest.mark.parametrize("name", ["cat", "Annual Crop", "n01440764", "Abbott's", "日本語", "हिन्दी", "a (2)", "é"])
+def test_ordinary_names_stay_as_they_are(name):
+    assert escape_class(name) == name
+
+
+@pytest.mark.parametrize("folder", ["a/b", ".x", "%41", "%zz", "CON", "a ", escape_class("x" * 300)])
+def test_what_is_no_folder_of_a_class_is_refused(folder):
+    with pytest.raises(ValueError, match="`folder` must be an escaped class name"):
+        unescape_class(folder)

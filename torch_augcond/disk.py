@@ -1,0 +1,194 @@
+"""What every file of a set rests on: records that notice any change, and files that are whole or absent."""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+TEMP_PREFIX = ".augcond-tmp-"
+_ATTEMPTS = 8
+_DAY = 24 * 60 * 60
+
+
+def seal(record: dict, payload: bytes = b"", indent: int | None = None) -> bytes:
+    """``record`` as JSON that begins with a digest of itself and of ``payload``."""
+    body = json.dumps(record, allow_nan=False).encode()
+    digest = hashlib.blake2b(len(body).to_bytes(8, "big") + body + payload, digest_size=16).hexdigest()
+    return json.dumps({"digest": digest, **record}, indent=indent).encode()
+
+
+def unseal(text: bytes, payload: bytes = b"", indent: int | None = None) -> dict:
+    """The record that was sealed; any other byte in ``text`` or ``payload`` is a ``ValueError``."""
+    try:
+        record = json.loads(text)
+        del record["digest"]
+        whole = seal(record, payload, indent) == text
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError("its digest does not match its content")
+    return record
+
+
+def read_regular(path: str | os.PathLike, limit: int) -> bytes:
+    """The bytes of a regular file, never through a link, never more than ``limit`` (a ``ValueError``)."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+            raise ValueError("it is not a regular file") from error
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ValueError("it is not a regular file")
+    with open(descriptor, "rb") as file:
+        if status.st_size > limit:
+            raise ValueError(f"it has {status.st_size:,} bytes, more than the {limit:,} such a file may have")
+        return file.read()
+
+
+@contextmanager
+def explained(path: str | os.PathLike, needed: int = 0) -> Iterator[None]:
+    """Turns whatever the disk refuses into one ``OSError`` with the path, the bytes needed and the bytes free."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if not error.errno:
+            raise
+        raise OSError(
+            error.errno,
+            f"`root` must be a folder that can be written, but {os.strerror(error.errno)}: {needed:,} bytes needed, "
+            f"{_free(path)}. Make room or allow writing, then run the same command again: what was written stays",
+            os.fspath(path),
+        ) from error
+
+
+def _free(path: str | os.PathLike) -> str:
+    path = Path(path)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        files = f" and {os.statvfs(path).f_favail:,} files" if hasattr(os, "statvfs") else ""
+        return f"{shutil.disk_usage(path).free:,} bytes{files} free"
+    except OSError:
+        return "free space unknown"
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a class folder, or finds it.
+
+    Raises:
+        ValueError: If what is there is a link or a file, or has another name on a file system that ignores case.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if folder.is_symlink() or not folder.is_dir():
+            raise ValueError(f"a class folder must not be a link or a file, but {folder} is. Remove it.") from None
+        if folder.exists() and folder.name not in os.listdir(folder.parent):
+            raise ValueError(
+                f"`root` must tell class names apart, but its file system takes {folder.name!r} for another one. "
+                "Choose a `root` on another file system, or rename the class."
+            ) from None
+    else:
+        sync_folder(folder.parent)
+
+
+def publish(data: bytes, path: Path, root: Path, *, replace: bool = True) -> None:
+    """Puts ``data`` at ``path``, whole or not at all, whatever happens meanwhile and whoever does the same.
+
+    The temporary file lies in ``root`` (the same file system, and never inside a class folder). With ``replace=False``
+    the first to publish wins and the others get a ``FileExistsError``. The name outlives a power cut only after
+    `sync_folder`.
+    """
+    with explained(path, len(data)):
+        for attempt in range(_ATTEMPTS):
+            try:
+                return _publish(data, path, root, replace)
+            except FileNotFoundError:  # a clean-up elsewhere took the temporary file or the emptied folder: once more
+                if attempt == _ATTEMPTS - 1 or not root.is_dir():
+                    raise
+                if path.parent != root:
+                    make_folder(path.parent)
+
+
+def _publish(data: bytes, path: Path, root: Path, replace: bool) -> None:
+    temp = root / f"{TEMP_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        with open(temp, "xb") as file:  # "x" follows no link; its mode is what the umask says
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if replace:
+            os.replace(temp, path)
+        else:
+            _link(temp, path)
+    finally:
+        with suppress(OSError):
+            temp.unlink()
+
+
+def _host() -> str:
+    return hashlib.blake2b(socket.gethostname().encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+
+
+def sweep(root: Path) -> None:
+    """Removes the temporary files of processes that are dead, or, where that can't be told, those a day old.
+
+    Where it errs (one host name for two machines), the writer finds its file gone and writes it again.
+    """
+    for path in [Path(root, name) for name in os.listdir(root) if name.startswith(TEMP_PREFIX)]:
+        with suppress(OSError):
+            if _writer_is_dead(path.name) or time.time() - path.lstat().st_mtime > _DAY:
+                path.unlink()
+
+
+def _writer_is_dead(name: str) -> bool:
+    host, _, rest = name.removeprefix(TEMP_PREFIX).partition("-")
+    pid = rest.partition("-")[0]
+    if host != _host() or not pid.isdecimal() or os.name == "nt":  # there, asking a process would end it
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def _link(temp: Path, path: Path) -> None:
+    try:
+        os.link(temp, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temp, path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Writes a folder's list of names to the disk."""
+    if os.name == "nt":  # there folders can't be opened, and needn't be
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems have no such call
+            raise
+    finally:
+        os.close(descriptor)

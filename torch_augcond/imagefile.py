@@ -1,0 +1,145 @@
+"""One image and the record of what made it, as one file that notices any change."""
+
+import io
+import os
+import warnings
+import zlib
+
+import torch
+from PIL import Image
+
+from .disk import read_regular, seal, unseal
+
+MAX_BYTES = 64 << 20
+_MAX_RECORD = 65_533  # what a JPEG comment holds
+_PNG_HEAD, _JPEG_HEAD = 33, 20  # signature and IHDR; SOI and APP0: the record follows them
+_ITXT = b"iTXtaugcond\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
+
+
+class Corrupt(ValueError):
+    """An image file that is not, byte for byte, what was written under its name; ``reason`` says what is wrong."""
+
+    def __init__(self, path: str | os.PathLike, reason: str):
+        super().__init__(path, reason)  # both, so that it survives pickling on its way out of a worker
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{os.fspath(self.path)} is damaged: {self.reason}. `torch-augcond verify` sets it aside."
+
+
+def extension(image_size: int) -> str:
+    """``"png"`` below 256 pixels, where JPEG would show, else ``"jpg"``."""
+    return "png" if image_size < 256 else "jpg"
+
+
+def encode(image: torch.Tensor, provenance: dict, ext: str) -> bytes:
+    """The bytes of an image file that carries ``provenance`` and a digest of everything in it.
+
+    Args:
+        image: uint8.
+        provenance: What ``json`` can write; at most 64 KiB. It has a ``"key"`` (the file's name), a ``"class_name"``
+            and an ``"ordinal"``.
+        ext: ``"png"`` (lossless) or ``"jpg"`` (quality 95).
+
+    Shape:
+        image: ``(3, H, W)``.
+
+    Raises:
+        TypeError: If ``image`` is no uint8 tensor.
+        ValueError: If its shape or ``ext`` is another, or the record is too long.
+
+    Example:
+        >>> image = torch.zeros(3, 8, 8, dtype=torch.uint8)
+        >>> data = encode(image, {"key": "00", "class_name": "cat", "ordinal": 0}, "png")
+    """
+    if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8:
+        raise TypeError(f"`image` must be a uint8 tensor, but got {getattr(image, 'dtype', type(image).__name__)}.")
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise ValueError(f"`image` must have shape (3, H, W), but got {tuple(image.shape)}.")
+    if ext not in ("png", "jpg"):
+        raise ValueError(f"`ext` must be 'png' or 'jpg', but got {ext!r}.")
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    if ext == "png":
+        picture.save(buffer, "PNG")
+    else:
+        picture.save(buffer, "JPEG", quality=95)
+    plain = buffer.getvalue()
+    record = seal(provenance, plain)
+    if len(record) > _MAX_RECORD:
+        raise ValueError(f"`provenance` must fit in {_MAX_RECORD:,} bytes as JSON, but has {len(record):,}.")
+    return _insert(plain, record, ext)
+
+
+def _insert(plain: bytes, record: bytes, ext: str) -> bytes:
+    if ext == "png":
+        chunk = _ITXT + record
+        segment, head = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big"), _PNG_HEAD
+    else:
+        segment, head = b"\xff\xfe" + (len(record) + 2).to_bytes(2, "big") + record, _JPEG_HEAD
+    return plain[:head] + segment + plain[head:]
+
+
+def _extract(data: bytes, ext: str) -> tuple[bytes, bytes]:
+    """The file without its record, and the record; nonsense in, nonsense out: putting them together again tells."""
+    if ext == "png":
+        start, end = _PNG_HEAD + 4 + len(_ITXT), _PNG_HEAD + 8 + int.from_bytes(data[_PNG_HEAD : _PNG_HEAD + 4], "big")
+        return data[:_PNG_HEAD] + data[end + 4 :], data[start:end]
+    end = _JPEG_HEAD + 2 + int.from_bytes(data[_JPEG_HEAD + 2 : _JPEG_HEAD + 4], "big")
+    return data[:_JPEG_HEAD] + data[end:], data[_JPEG_HEAD + 4 : end]
+
+
+def _load(path: str | os.PathLike, key: str | None) -> tuple[bytes, dict]:
+    ext = os.fspath(path).rpartition(".")[2]
+    try:
+        data = read_regular(path, MAX_BYTES)
+        plain, text = _extract(data, ext)
+        record = unseal(text, plain)
+    except ValueError as error:
+        raise Corrupt(path, str(error)) from error
+    if _insert(plain, text, ext) != data:  # what the digest can't cover: the frame around the record
+        raise Corrupt(path, "the frame of its record is broken")
+    if not plain.startswith(b"\x89PNG" if ext == "png" else b"\xff\xd8"):
+        raise Corrupt(path, f"it is no {ext.upper()} file")
+    if not isinstance(record.get("class_name"), str) or not isinstance(record.get("ordinal"), int):
+        raise Corrupt(path, "its record names no class or no ordinal")
+    if key is not None and record.get("key") != key:
+        raise Corrupt(path, f"it holds image {record.get('key')}, not {key}")
+    return data, record
+
+
+def read_provenance(path: str | os.PathLike) -> dict:
+    """The record inside an image file that is whole.
+
+    Raises:
+        Corrupt: If any byte of the file is not what was written.
+    """
+    return _load(path, None)[1]
+
+
+def check(path: str | os.PathLike, key: str) -> dict:
+    """The record of the file at ``path``, after making sure that it is whole and is image ``key``.
+
+    Every bit counts: pixels, record, digest, the frames around them. A swapped file is found by its key.
+
+    Raises:
+        Corrupt: With the reason.
+        FileNotFoundError: If there is no such file.
+    """
+    return _load(path, key)[1]
+
+
+def read_image(path: str | os.PathLike, key: str) -> Image.Image:
+    """The image ``key`` as an RGB picture; a damaged or swapped file is never returned.
+
+    Raises:
+        Corrupt: With the reason.
+        FileNotFoundError: If there is no such file.
+    """
+    data, _ = _load(path, key)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data)).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Corrupt(path, f"it can't be decoded ({error})") from error

@@ -1,0 +1,299 @@
+"""The directory of images: a plain ImageFolder that many processes may fill at once, without locks."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from . import scan
+from .disk import explained, make_folder, publish, read_regular, seal, sweep, sync_folder, unseal
+from .embedding_cache import DigestCache, EmbeddingCache
+from .imagefile import Corrupt, check, encode, extension, read_provenance
+from .names import escape_class, unescape_class
+
+if TYPE_CHECKING:
+    from .plan import Plan, Recipe, Settings
+
+__all__ = ["Corrupt", "Store", "escape_class", "unescape_class"]
+
+_FORMAT = 1
+_FAILURES = ".augcond-failures-"
+
+
+def _as_keys(names: Iterable[str]) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex("".join(name[:32] for name in names)), dtype="S16")
+
+
+def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of ``keys`` are in ``known`` (sorted)."""
+    if not len(known):
+        return np.zeros(len(keys), dtype=bool)
+    return known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
+
+
+def _plan_keys(plan: Plan) -> np.ndarray:
+    return np.ascontiguousarray(plan.keys).view("S16").reshape(-1)
+
+
+class Store:
+    """A directory that holds exactly one set of images, as ``root/<class>/<key>.png`` or ``.jpg``.
+
+    An image is absent or whole, after a kill, a power cut, a full disk, or several writers at once; what differs
+    between two writers of one image is only who was last. Nothing waits for a lock. Metadata are dot-files in ``root``,
+    so every tool that reads an ``ImageFolder`` sees the classes and nothing else. What no longer belongs to the set is
+    moved to ``<root>.aside``. Links are never followed.
+
+    Args:
+        root: The directory; made by `claim`.
+
+    Raises:
+        TypeError: If ``root`` is no path.
+
+    Example:
+        >>> store = Store("flowers-synthetic")
+        >>> store.claim(settings)
+        >>> missing = ~store.present(plan)
+    """
+
+    def __init__(self, root: str | os.PathLike):
+        if not isinstance(root, (str, os.PathLike)):
+            raise TypeError(f"`root` must be a path, but got {type(root).__name__}.")
+        self.root = Path(root).expanduser().absolute()
+        self.aside = self.root.with_name(self.root.name + ".aside")
+        self._session = secrets.token_hex(4)
+        self._extension: str | None = None
+        self._ready: set[str] = set()  # class folders seen
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    def claim(self, settings: Settings) -> None:
+        """Makes ``root`` the set of these settings, or finds that it is. Needs no write permission if it is.
+
+        Raises:
+            ValueError: If ``root`` holds another set (the differences are named), or files that are no set.
+            OSError: If it can't be written.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise NotADirectoryError(f"`root` must be a folder, but {self.root} is a file. Choose another `root`.")
+        with explained(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+        if not (self.root / scan.CONFIG).exists():
+            self._write_config(settings)
+        recorded = type(settings)(**self.recorded())
+        if differences := settings.differences(recorded):
+            raise ValueError(
+                f"`root` must hold one set, but {self.root} was made with another configuration: "
+                f"{'; '.join(differences)}. Choose another `root`, or the configuration it was made with."
+            )
+        sweep(self.root)
+
+    def _write_config(self, settings: Settings) -> None:
+        if foreign := scan.foreign(self.root):
+            raise ValueError(
+                f"`root` must be an empty folder or a set made by this package, but {self.root} holds {foreign!r}. "
+                "Choose another `root`."
+            )
+        with suppress(FileExistsError):  # another process was first: what it wrote is read and compared
+            record = seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2)
+            publish(record, self.root / scan.CONFIG, self.root, replace=False)
+            sync_folder(self.root)
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings ``root`` was claimed with, as plain values.
+
+        Raises:
+            FileNotFoundError: If nobody has claimed it.
+            ValueError: If the record is damaged or from a newer version.
+        """
+        path = self.root / scan.CONFIG
+        try:
+            record = unseal(read_regular(path, scan.MAX_METADATA), indent=2)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.root} holds no set of images: there is no {scan.CONFIG}.") from None
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged: {error}. Remove it, and the next run with the set's own configuration restores it."
+            ) from error
+        if (got := record.get("format")) != _FORMAT:
+            raise ValueError(f"{path} must have format {_FORMAT}, but got {got}. Update torch-augcond.")
+        return record["settings"]
+
+    def path(self, class_name: str, key: str) -> Path:
+        """Where image ``key`` of a class lies or will lie."""
+        self._extension = self._extension or extension(self.recorded()["image_size"])
+        return self.root / escape_class(class_name) / f"{key}.{self._extension}"
+
+    def present(self, plan: Plan) -> np.ndarray:
+        """Which recipes have an image: names only, no file is opened (`verify` does that).
+
+        Shape:
+            Output: bool ``(len(plan),)``.
+        """
+        found = [_as_keys(scan.images(folder)) for folder in scan.folders(self.root)]
+        return _among(_plan_keys(plan), np.sort(np.concatenate([*found, np.empty(0, "S16")])))
+
+    def write(self, recipe: Recipe, image: torch.Tensor, provenance: dict[str, Any]) -> Path:
+        """Writes one image: afterwards it is there, whole, and outlives a power cut. See `write_many`."""
+        return self.write_many([recipe], [image], [provenance])[0]
+
+    def write_many(
+        self,
+        recipes: Sequence[Recipe],
+        images: torch.Tensor | Sequence[torch.Tensor],
+        provenances: Sequence[dict[str, Any]],
+    ) -> list[Path]:
+        """Writes a batch; each image is published alone, so after an error those before it are there and whole.
+
+        Args:
+            recipes: One for each image; key, class, prompt, ordinal, seed and digests go into the record.
+            images: uint8.
+            provenances: What else is to be remembered of each, as JSON can write it.
+
+        Shape:
+            images: ``(N, 3, H, W)``.
+
+        Raises:
+            OSError: If one can't be written: with its path, the bytes needed and the bytes free.
+        """
+        with ThreadPoolExecutor(min(8, len(recipes) or 1)) as pool:
+            paths = list(pool.map(self._write, zip(recipes, images, provenances, strict=True)))
+        for folder in {path.parent for path in paths}:
+            with suppress(FileNotFoundError), explained(folder):  # not found: all of it was set aside meanwhile
+                sync_folder(folder)
+        return paths
+
+    def _write(self, row: tuple[Recipe, torch.Tensor, dict[str, Any]]) -> Path:
+        recipe, image, provenance = row
+        record = {
+            "key": recipe.key,
+            "class_name": recipe.class_name,
+            "prompt": recipe.prompt,
+            "ordinal": int(recipe.ordinal),
+            "seed": int(recipe.seed),
+            "digests": list(recipe.digests),
+        }
+        path = self.path(recipe.class_name, recipe.key)
+        self._publish(encode(image, provenance | record, path.suffix[1:]), path)
+        return path
+
+    def _publish(self, data: bytes, path: Path) -> None:
+        if path.parent.name not in self._ready:
+            with explained(path.parent):
+                make_folder(path.parent)
+            self._ready.add(path.parent.name)
+        publish(data, path, self.root)
+
+    def stale(self, plan: Plan) -> list[Path]:
+        """Images that ``plan`` would not make whatever the count: their source is gone or has changed.
+
+        Those above the plan's count are kept: they belong to the set as soon as the count is raised again.
+        """
+        known, unknown = np.sort(_plan_keys(plan)), []
+        for folder in scan.folders(self.root):
+            names = scan.images(folder)
+            strange = ~_among(_as_keys(names), known)
+            unknown += [Path(folder.path, names[i]) for i in np.flatnonzero(strange)]
+        ordinals: dict[str, int] = {}
+        for path in unknown:
+            with suppress(Corrupt, FileNotFoundError):  # nobody knows where a damaged one belongs
+                record = read_provenance(path)
+                ordinals[record["class_name"]] = max(record["ordinal"], ordinals.get(record["class_name"], 0))
+        if ordinals:
+            known = np.sort(_plan_keys(plan.extended(ordinals)))
+        kept = _among(_as_keys(path.stem for path in unknown), known)
+        return [path for path, keep in zip(unknown, kept, strict=True) if not keep]
+
+    def set_aside(self, path: Path, why: str) -> None:
+        """Moves a file out of the set, to ``<root>.aside/<why>/<class>``; it is no error if it is gone already.
+
+        Args:
+            path: In ``root``.
+            why: ``"stale"`` (`restore` looks for it there) or ``"corrupt"``.
+        """
+        if why not in ("stale", "corrupt"):
+            raise ValueError(f"`why` must be 'stale' or 'corrupt', but got {why!r}.")
+        target = self.aside / why / path.relative_to(self.root)
+        with explained(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.move(path, target)
+        if path.parent != self.root:
+            with suppress(OSError):  # an empty folder would be a class without images; one that isn't empty stays
+                path.parent.rmdir()
+
+    def restore(self, plan: Plan) -> int:
+        """Takes back what was set aside as stale, is wanted again (its source came back) and is whole; how many."""
+        shelf = [(folder.path, name) for folder in scan.folders(self.aside / "stale") for name in scan.images(folder)]
+        if not shelf:
+            return 0
+        missing = np.sort(_plan_keys(plan)[~self.present(plan)])
+        wanted = np.flatnonzero(_among(_as_keys(name for _, name in shelf), missing))
+        return sum(self._take_back(Path(*shelf[i])) for i in wanted)
+
+    def _take_back(self, path: Path) -> bool:
+        try:
+            record = check(path, path.stem)
+            self._publish(path.read_bytes(), self.path(record["class_name"], path.stem))
+            path.unlink()
+        except (Corrupt, FileNotFoundError):
+            return False
+        return True
+
+    def verify(self, *, repair: bool = True) -> Iterator[tuple[Path, str | None]]:
+        """Reads every file of the set; yields each with what is wrong with it, or ``None``.
+
+        What is missing is not here: ask `present` afterwards.
+
+        Args:
+            repair: Whether what is damaged, or lies in a class folder and is no image of it, is set aside (to be made
+                again), and what killed processes left behind is removed. Safe while others write.
+        """
+        for path, reason in scan.inspect(self.root):
+            if reason and repair:
+                self.set_aside(path, "corrupt")
+            yield path, reason
+        if repair:
+            sweep(self.root)
+            for folder in scan.folders(self.root):
+                with suppress(OSError):
+                    os.rmdir(folder.path)
+
+    def record_failure(self, recipe: Recipe, reason: str) -> None:
+        """Notes why an image could not be made: one line in a file of this process's own."""
+        fields = {"key": recipe.key, "class_name": recipe.class_name, "prompt": recipe.prompt, "reason": reason}
+        line = seal({"time": time.time(), **fields}) + b"\n"
+        path = self.root / f"{_FAILURES}{os.getpid()}-{self._session}.jsonl"
+        with explained(path, len(line)), open(path, "ab", buffering=0) as file:
+            file.write(line)
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """The last failure of each image that is still missing: {key: {"time", "class_name", "prompt", "reason"}}."""
+        records = []
+        for path in scan.metadata(self.root, _FAILURES):
+            with suppress(ValueError, FileNotFoundError):
+                for line in read_regular(path, scan.MAX_METADATA).splitlines():
+                    with suppress(ValueError):  # a line cut off by a kill
+                        records.append(unseal(line))
+        latest = {record.pop("key"): record for record in sorted(records, key=lambda record: record["time"])}
+        return {k: record for k, record in latest.items() if not self.path(record["class_name"], k).is_file()}
+
+    def embeddings(self, fingerprint: str) -> EmbeddingCache:
+        """The cache of what the generator with this fingerprint has computed."""
+        return EmbeddingCache(self.root, fingerprint)
+
+    def digest_cache(self) -> DigestCache:
+        """The cache of source files' digests."""
+        return DigestCache(self.root)
+
+
