@@ -1,0 +1,295 @@
+"""The augmentations as pure functions, and random numbers that are functions of a key (see `torch_augcond.keyed`).
+
+Nothing here changes its inputs or keeps a state; each row of a result depends on that row of the arguments alone.
+
+Example:
+    >>> import torch
+    >>> from torch_augcond import functional as F
+    >>> keys = torch.tensor([7, 8])
+    >>> embeds, partners = torch.zeros(2, 4), torch.ones(2, 4)
+    >>> F.embed_cutmix(embeds, partners, lam=torch.tensor([0.75, 0.5]))
+    tensor([[1., 0., 0., 0.],
+            [1., 1., 0., 0.]])
+    >>> F.uniform(keys, F.Purpose.LAM, 3).shape
+    torch.Size([2, 3])
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tvF
+
+from .keyed import Purpose, beta, fold, normal, uniform
+
+__all__ = [
+    "Purpose",
+    "add_noise",
+    "beta",
+    "cutmix_boxes",
+    "embed_cutmix",
+    "embed_dropout",
+    "embed_mixup",
+    "fold",
+    "level_embedding",
+    "level_frequencies",
+    "normal",
+    "pixel_cutmix",
+    "pixel_mixup",
+    "random_crops",
+    "random_start",
+    "resized_crop",
+    "same_label_partners",
+    "span_length",
+    "uniform",
+]
+
+
+def random_start(keys: Tensor, lam: Tensor, dim: int) -> Tensor:
+    """Where a span of ``span_length(lam, dim)`` entries begins, uniform over all places where it fits: (N,) int64."""
+    return (uniform(keys, Purpose.SPAN, 1)[:, 0] * (dim - span_length(lam, dim) + 1)).long()
+
+
+def same_label_partners(labels: Tensor, keys: Tensor) -> Tensor:
+    """For each row the index of *another* row of its label, uniformly; of itself if it is the only one.
+
+    Which row that is depends on the batch, as it must.
+
+    Shape:
+        (N,), (N,) → (N,), int64.
+    """
+    order = torch.argsort(labels, stable=True)
+    _, group, counts = torch.unique(labels, return_inverse=True, return_counts=True)
+    first, count = (counts.cumsum(0) - counts)[group], counts[group]
+    rank = torch.argsort(order) - first
+    step = (uniform(keys, Purpose.PARTNER, 1)[:, 0].double() * (count - 1)).long() + 1
+    return order[first + (rank + step) % count]
+
+
+def _check_pair(name: str, x: Tensor, partners: Tensor) -> None:
+    if x.shape != partners.shape:
+        raise ValueError(
+            f"`partners` must have the shape of `{name}`, {tuple(x.shape)}, but got {tuple(partners.shape)}. "
+            "Give one partner for each row."
+        )
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision is computed in float32 and rounded once, at the end."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _column(x: Tensor | float, like: Tensor) -> Tensor | float:
+    """(N,) as a factor for whatever has N rows."""
+    return x.view(-1, *[1] * (like.ndim - 1)) if isinstance(x, Tensor) and x.ndim else x
+
+
+def span_length(lam: Tensor, dim: int) -> Tensor:
+    """⌊(1 − λ)·dim⌉, the number of entries that come from the partner: (N,) int64, halves rounded up."""
+    return torch.floor((1 - lam) * dim + 0.5).long()
+
+
+def embed_cutmix(embeds: Tensor, partners: Tensor, lam: Tensor, start: Tensor | None = None) -> Tensor:
+    """Replaces a contiguous span of ⌊(1 − λ)·D⌉ entries of each row by the same entries of its partner.
+
+    Args:
+        lam: λ of each row, in [0, 1]; 1 leaves the row as it is.
+        start: First entry of each row's span, int64; None for a leading span.
+
+    Shape:
+        (N, D), (N, D), (N,), (N,) → (N, D), dtype of ``embeds``.
+
+    Raises:
+        ValueError: The shapes of ``embeds`` and ``partners`` differ.
+
+    Source:
+        CutMix (arXiv 1905.04899) along the feature axis; arXiv 2502.04475, Embed-CutMix.
+    """
+    _check_pair("embeds", embeds, partners)
+    dim = embeds.shape[1]
+    place = torch.arange(dim, device=embeds.device) - (0 if start is None else start[:, None])
+    return torch.where((place >= 0) & (place < span_length(lam, dim)[:, None]), partners.to(embeds.dtype), embeds)
+
+
+def embed_mixup(embeds: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
+    """λ·embeds + (1 − λ)·partners, row by row; exactly the row itself where both are equal or λ is 1.
+
+    Shape:
+        (N, D), (N, D), (N,) → (N, D), dtype of ``embeds``.
+
+    Raises:
+        ValueError: The shapes of ``embeds`` and ``partners`` differ.
+
+    Source:
+        mixup (arXiv 1710.09412); arXiv 2502.04475, Embed-Mixup.
+    """
+    _check_pair("embeds", embeds, partners)
+    a, b, weight = _wide(embeds), _wide(partners), _column(lam, embeds)
+    # The two forms of a linear interpolation, each exact at its end (torch.lerp's own definition, spelt out so that
+    # eager and compiled code round alike).
+    return torch.where(weight < 0.5, b + weight * (a - b), a - (a - b) * (1 - weight)).to(embeds.dtype)
+
+
+def embed_dropout(
+    embeds: Tensor,
+    mask: Tensor | None = None,
+    *,
+    keys: Tensor | None = None,
+    p: float = 0.4,
+    rescale: bool = False,
+) -> Tensor:
+    """Sets entries to zero; the others stay as they are, or are multiplied by 1/(1 − p) if ``rescale``.
+
+    Args:
+        mask: True where an entry becomes zero. Or give:
+        keys: int64, one a row; each entry becomes zero with probability ``p``.
+        p: Probability that an entry becomes zero, in [0, 1].
+        rescale: torch's dropout rescales; the paper's code doesn't.
+
+    Shape:
+        (N, D), (N, D) or (N,) → (N, D), dtype of ``embeds``.
+
+    Raises:
+        ValueError: Not exactly one of ``mask`` and ``keys`` is given.
+
+    Source:
+        arXiv 2502.04475, Dropout of the conditioning vector.
+    """
+    if (mask is None) == (keys is None):
+        raise ValueError("`mask` or `keys` must be given, but got " + ("neither." if mask is None else "both."))
+    mask = uniform(keys, Purpose.DROPOUT, embeds.shape[1]) < p if mask is None else mask
+    kept = embeds * (1 / (1 - p)) if rescale and p < 1 else embeds
+    return torch.where(mask, 0.0, kept).to(embeds.dtype)
+
+
+def add_noise(
+    embeds: Tensor, noise: Tensor, mean: Tensor, std: Tensor, signal: Tensor | float, sigma: Tensor | float
+) -> Tensor:
+    """Noises normalised embeddings: signal·(embeds − mean)/std + sigma·noise, and back.
+
+    Args:
+        mean: Of the embeddings (the checkpoint's normaliser).
+        std: Likewise.
+        signal: √ᾱ of the noise level; a number, or one a row.
+        sigma: √(1 − ᾱ), likewise.
+
+    Shape:
+        (N, D), (N, D), (D,), (D,) → (N, D), dtype of ``embeds``.
+
+    Source:
+        diffusers, ``StableUnCLIPImg2ImgPipeline.noise_image_embeddings``.
+    """
+    x = (_wide(embeds) - mean) / std
+    return ((_column(signal, x) * x + _column(sigma, x) * noise) * std + mean).to(embeds.dtype)
+
+
+def level_frequencies(dim: int, device: torch.device | None = None) -> Tensor:
+    """The dim/2 frequencies of `level_embedding`."""
+    half = dim // 2
+    return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=device) / half)
+
+
+def level_embedding(noise_level: Tensor, dim: int, frequencies: Tensor | None = None) -> Tensor:
+    """Sinusoidal embedding of the noise level: dim/2 cosines, then as many sines.
+
+    Args:
+        noise_level: Timesteps of the image noising schedule.
+        frequencies: What `level_frequencies` gives, for callers that keep them.
+
+    Shape:
+        (N,) → (N, dim), float32.
+
+    Source:
+        diffusers, ``get_timestep_embedding(flip_sin_to_cos=True, downscale_freq_shift=0)``.
+    """
+    frequencies = level_frequencies(dim, noise_level.device) if frequencies is None else frequencies
+    angle = noise_level.float()[:, None] * frequencies
+    return torch.nn.functional.pad(torch.cat([angle.cos(), angle.sin()], 1), (0, dim % 2))
+
+
+def cutmix_boxes(lam: Tensor, centres: Tensor, height: int, width: int) -> Tensor:
+    """Boxes (x1, y1, x2, y2) of about (1 − λ) of the area around random centres, cut off at the edges.
+
+    Args:
+        centres: (x, y) of each box, as fractions in (0, 1).
+
+    Shape:
+        (N,), (N, 2) → (N, 4), int64.
+
+    Source:
+        torchvision, ``transforms.v2.CutMix.make_params``.
+    """
+    size = torch.tensor([width, height], device=lam.device)
+    half = (0.5 * torch.sqrt(1 - lam)[:, None] * size).long()
+    centre = (centres * size).long()
+    return torch.cat([(centre - half).clamp(min=0), torch.minimum(centre + half, size)], 1)
+
+
+def pixel_cutmix(images: Tensor, partners: Tensor, boxes: Tensor) -> Tensor:
+    """Replaces a box of each image by the same box of its partner.
+
+    Args:
+        boxes: (x1, y1, x2, y2) in pixels; x2 and y2 are the first ones outside.
+
+    Shape:
+        (N, C, H, W), (N, C, H, W), (N, 4) → (N, C, H, W), dtype of ``images``.
+
+    Raises:
+        ValueError: The shapes of ``images`` and ``partners`` differ.
+    """
+    _check_pair("images", images, partners)
+    x1, y1, x2, y2 = boxes[:, :, None].unbind(1)
+    x = torch.arange(images.shape[-1], device=images.device)
+    y = torch.arange(images.shape[-2], device=images.device)
+    inside = ((y >= y1) & (y < y2))[:, None, :, None] & ((x >= x1) & (x < x2))[:, None, None, :]
+    return torch.where(inside, partners.to(images.dtype), images)
+
+
+def pixel_mixup(images: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
+    """λ·images + (1 − λ)·partners, image by image; integers are rounded.
+
+    Shape:
+        (N, C, H, W), (N, C, H, W), (N,) → (N, C, H, W), dtype of ``images``.
+
+    Raises:
+        ValueError: The shapes of ``images`` and ``partners`` differ.
+    """
+    _check_pair("images", images, partners)
+    if images.dtype.is_floating_point:
+        return embed_mixup(images, partners, lam)
+    return embed_mixup(images.float(), partners.float(), lam).round().to(images.dtype)
+
+
+def random_crops(keys: Tensor, height: int, width: int) -> Tensor:
+    """Random crops of 8 to 100 % of the area and of aspect 3:4 to 4:3; the first of ten tries that fits, else all.
+
+    Shape:
+        (N,) → (N, 4), int64: (x1, y1, x2, y2).
+
+    Source:
+        torchvision, ``transforms.v2.RandomResizedCrop.make_params``.
+    """
+    area, aspect, x, y = uniform(keys, Purpose.CROP, 40).view(-1, 10, 4).unbind(2)
+    area = (0.08 + 0.92 * area) * (height * width)
+    aspect = torch.exp(math.log(4 / 3) * (2 * aspect - 1))
+    w, h = torch.sqrt(area * aspect).round(), torch.sqrt(area / aspect).round()
+    x1, y1 = (x * (width - w + 1)).floor(), (y * (height - h + 1)).floor()
+    tries = torch.stack([x1, y1, x1 + w, y1 + h], 2).long()
+    whole = torch.tensor([0, 0, width, height], device=keys.device).expand(len(keys), 1, 4)
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = torch.where(fits.any(1), fits.int().argmax(1), 10)
+    return torch.cat([tries, whole], 1)[torch.arange(len(keys), device=keys.device), first]
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Each image's box, scaled to the whole image's size (bilinear, antialiased).
+
+    Shape:
+        (N, C, H, W), (N, 4) → (N, C, H, W), dtype of ``images``.
+    """
+    size = list(images.shape[-2:])
+    rows = [
+        tvF.resized_crop(image, y1, x1, y2 - y1, x2 - x1, size, antialias=True)
+        for image, (x1, y1, x2, y2) in zip(images, boxes.tolist())
+    ]
+    return torch.stack(rows) if rows else images.clone()
