@@ -1,0 +1,153 @@
+"""Frozen image generators. Importing this loads neither diffusers nor transformers; ``load_generator`` does."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoints import Checkpoint, find_checkpoint
+from .protocol import BadImages, Generator
+from .stable_unclip import StableUnCLIPGenerator
+
+__all__ = ["BadImages", "Generator", "StableUnCLIPGenerator", "load_generator"]
+
+_SLOW_SIZE = 256  # pixels; from here on an image takes minutes on a CPU
+
+
+def load_generator(
+    name_or_path: str | Path = "sd21-unclip",
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> StableUnCLIPGenerator:
+    """Load a frozen unCLIP model: by short name, from a folder, or from the Hugging Face Hub.
+
+    Only safetensors are read and no code from the checkpoint is ever run. A folder, and ``"tiny"``, never touch the
+    network. The commit is resolved once and is part of the generator's ``fingerprint``.
+
+    Args:
+        name_or_path: ``"sd21-unclip"`` (768 px, CLIP ViT-H), ``"sd21-unclip-small"`` (768 px, ViT-L), ``"tiny"``
+            (32 px, bundled), a folder written by ``pipe.save_pretrained``, or ``owner/name`` on the Hub.
+        revision: Branch, tag or commit on the Hub; default its main branch.
+        variant: Of the weight files, such as ``"fp16"``.
+        dtype: Of the weights; default bfloat16 on a GPU that has it, float16 on other GPUs, float32 elsewhere.
+        device: Default the current GPU if there is one, else the CPU.
+        token: For the Hub; default the one you logged in with.
+        cache_dir: Of downloads; default the Hub's own.
+        local_files_only: Never touch the network.
+
+    Raises:
+        FileNotFoundError: Nothing is there: no such folder, gone from all mirrors, not cached.
+        ConnectionError: The Hub can't be reached, and nothing is cached.
+        ValueError: It is no unCLIP pipeline, has no safetensors, or its parts don't fit each other.
+        MemoryError: The weights don't fit the device.
+
+    Example:
+        >>> generator = load_generator("tiny")
+        >>> generator.image_size
+        32
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or _default_dtype(device)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"`dtype` must be a floating torch.dtype such as torch.bfloat16, but got {dtype!r}.")
+    checkpoint = find_checkpoint(
+        name_or_path,
+        revision=revision,
+        variant=variant,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    needed = checkpoint.num_parameters() * dtype.itemsize
+    _check_memory(needed, device, dtype)
+    try:
+        pipe = _load_pipeline(checkpoint, variant, dtype).to(device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(needed, device, dtype) from error
+    generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint)
+    if device.type == "cpu" and generator.image_size >= _SLOW_SIZE:
+        side = generator.image_size
+        warnings.warn(
+            f"{str(name_or_path)!r} makes {side}×{side} images, which takes minutes for each one on a CPU: "
+            "estimate_seconds(n, num_inference_steps) says how long a set will take here, and "
+            'generator="tiny" is the one to try the library with.',
+            stacklevel=2,
+        )
+    return generator
+
+
+def _default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 before float16: Stable Diffusion 2.1 is known to overflow in float16."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _load_pipeline(checkpoint: Checkpoint, variant: str | None, dtype: torch.dtype) -> Any:
+    import diffusers
+    from diffusers.utils import is_accelerate_available
+
+    renamed = tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40)
+    with _quiet():
+        return diffusers.StableUnCLIPImg2ImgPipeline.from_pretrained(
+            checkpoint.folder,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=is_accelerate_available(),  # True without accelerate only logs advice to install it
+            **{"dtype" if renamed else "torch_dtype": dtype},
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The libraries' own progress bars only where somebody watches."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    switches = (diffusers.utils.logging, transformers.utils.logging)
+    silenced = [] if sys.stderr.isatty() else [switch for switch in switches if switch.is_progress_bar_enabled()]
+    for switch in silenced:
+        switch.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for switch in silenced:
+            switch.enable_progress_bar()
+
+
+def _check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Before loading: a process that outgrows the main memory is killed, and no error is ever seen."""
+    free = _free_memory(device)
+    if free is not None and free < needed:
+        raise _too_large(needed, device, dtype)
+
+
+def _too_large(needed: int, device: torch.device, dtype: torch.dtype) -> MemoryError:
+    free = _free_memory(device)
+    has = "too little" if free is None else f"{free / 2**30:.1f} GiB"
+    return MemoryError(
+        f"the weights need {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, but {device} has {has} "
+        'free. Use dtype=torch.bfloat16, another device, or generator="tiny".'
+    )
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that may still be allocated; None where nobody can tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,0 +1,238 @@
+"""Where a checkpoint lies: a short name, a Hub repository or a folder → a folder here, and its fingerprint."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+__all__ = ["MIRRORS", "Checkpoint", "find_checkpoint"]
+
+TINY = Path(__file__).parent.parent / "checkpoints" / "tiny-unclip"
+
+# Stability AI removed all Stable Diffusion 2.x repositories in November 2025; these are tried in order.
+MIRRORS = MappingProxyType(
+    {
+        "sd21-unclip": (
+            "sd2-community/stable-diffusion-2-1-unclip",
+            "radames/stable-diffusion-2-1-unclip-img2img",
+            "diffusers/stable-diffusion-2-1-unclip-i2i-h",
+            "stabilityai/stable-diffusion-2-1-unclip",
+        ),
+        "sd21-unclip-small": (
+            "sd2-community/stable-diffusion-2-1-unclip-small",
+            "diffusers/stable-diffusion-2-1-unclip-i2i-l",
+            "stabilityai/stable-diffusion-2-1-unclip-small",
+        ),
+    }
+)
+
+_INDEX = "model_index.json"
+_MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
+_COMPONENTS = (*_MODELS, "feature_extractor", "image_noising_scheduler", "scheduler", "tokenizer")
+_LIBRARIES = {"diffusers", "transformers", "stable_diffusion", "stable_unclip"}
+_GONE = {401, 403, 404, 410}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A pipeline folder on this machine.
+
+    Args:
+        folder: Where it lies.
+        files: The files in it that loading reads, relative, sorted.
+        fingerprint: ``repository@commit``, or for a user's own folder a hash of those files; never a path.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    fingerprint: str
+
+    def num_parameters(self) -> int:
+        """Weights in all its models, from the files' headers."""
+        return sum(_numel(self.folder / file) for file in self.files if file.endswith(".safetensors"))
+
+
+def find_checkpoint(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Checkpoint:
+    """A short name, a folder or ``owner/name`` on the Hub → the checkpoint on this machine, downloaded if need be.
+
+    Folders never touch the network. A short name's mirrors are tried in order, and one that is cached is used when
+    none can be reached. Arguments and errors: see ``load_generator``.
+    """
+    name = str(name_or_path)
+    if name in MIRRORS:
+        return _from_hub(name, MIRRORS[name], revision, variant, token, cache_dir, local_files_only)
+    folder = TINY if name == "tiny" else Path(name).expanduser()
+    if name == "tiny" or isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or folder.is_dir():
+        return _from_folder(folder, name, variant)
+    if name.count("/") != 1:
+        raise FileNotFoundError(
+            f"`name_or_path` must be an existing folder, owner/name on the Hugging Face Hub or one of "
+            f"{', '.join([*MIRRORS, 'tiny'])}, but got {name!r}."
+        )
+    return _from_hub(name, (name,), revision, variant, token, cache_dir, local_files_only)
+
+
+def _from_folder(folder: Path, name: str, variant: str | None) -> Checkpoint:
+    """A folder is known by what loading reads of it: it may be moved, and its README edited."""
+    files = _check_folder(folder, name, variant)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        with (folder / file).open("rb") as stream:
+            digest.update(f"{file}\0{hashlib.file_digest(stream, 'blake2b').hexdigest()}\n".encode())
+    return Checkpoint(folder, files, f"local@{digest.hexdigest()}")
+
+
+def _from_hub(
+    name: str,
+    repos: Sequence[str],
+    revision: str | None,
+    variant: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Checkpoint:
+    """The first of ``repos`` that can be had; the error names them all."""
+    where = {"cache_dir": cache_dir, "token": token}
+    reasons: dict[str, str] = {}
+    offline = None
+    for repo in repos:
+        try:
+            folder = _fetch(repo, revision, variant, where, local_files_only)
+        except _hub_errors() as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            reasons[repo] = str(status or type(error.__cause__ or error).__name__)
+            offline = offline if status in _GONE else error
+        else:
+            suffix = f"#{variant}" if variant else ""
+            return Checkpoint(folder, _check_folder(folder, repo, variant), f"{repo}@{folder.name}{suffix}")
+    if local_files_only:
+        raise FileNotFoundError(
+            f"`local_files_only` is set, but {name!r} is not cached; looked for {', '.join(repos)}. "
+            'Load it once with local_files_only=False, pass a folder, or use generator="tiny".'
+        )
+    tried = ", ".join(f"{repo} ({reason})" for repo, reason in reasons.items())
+    if offline:
+        raise ConnectionError(
+            f"{name!r} is not cached and the Hugging Face Hub can't be reached; tried {tried}. "
+            'Check the network, pass a folder, or use generator="tiny", which needs no network.'
+        ) from offline
+    raise FileNotFoundError(
+        f"{name!r} is gone from the Hugging Face Hub, or closed to you; tried {tried}. "
+        'Pass a folder that holds it, `token` if it is private, or use generator="tiny".'
+    )
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises when a repository can't be read; a full disk's OSError is not among them."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # The first base is the HTTP library's own error; which library that is differs between releases of the client.
+    return HfHubHTTPError.__bases__[0], LocalEntryNotFoundError, ConnectionError
+
+
+def _fetch(repo: str, revision: str | None, variant: str | None, where: dict[str, Any], local_files_only: bool) -> Path:
+    """The cached snapshot of one commit, with every file that loading reads and no other kind of file."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    index = hf_hub_download(repo, _INDEX, revision=revision, local_files_only=local_files_only, **where)
+    folder = Path(index).parent
+    _check_index(folder, repo)
+    if local_files_only:
+        return folder
+    commit = folder.name  # resolved by the first request; the others name it, so that no push comes in between
+    try:
+        names = HfApi(token=where["token"]).list_repo_files(repo, revision=commit)
+        files = _choose_files(names, repo, variant)
+        snapshot_download(repo, revision=commit, allow_patterns=list(files), **where)
+    except _hub_errors():
+        if not _is_complete(folder, variant):
+            raise
+    return folder
+
+
+def _is_complete(folder: Path, variant: str | None) -> bool:
+    try:
+        return bool(_check_folder(folder, str(folder), variant))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _check_folder(folder: Path, name: str, variant: str | None) -> tuple[str, ...]:
+    _check_index(folder, name)
+    return _choose_files([path.relative_to(folder).as_posix() for path in folder.glob("*/*")], name, variant)
+
+
+def _check_index(folder: Path, name: str) -> None:
+    """Refuse what is no unCLIP pipeline, and what names classes outside the two libraries: no code comes from data."""
+    if not (folder / _INDEX).is_file():
+        raise FileNotFoundError(
+            f"`name_or_path` must be a folder that holds a StableUnCLIPImg2ImgPipeline, but {name!r} has no {_INDEX}. "
+            'Write one with pipe.save_pretrained(folder), or use generator="tiny".'
+        )
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / _INDEX} must be JSON, but {error}. Fetch the checkpoint again.") from error
+    if index.get("_class_name") != "StableUnCLIPImg2ImgPipeline":
+        raise ValueError(
+            f"`name_or_path` must hold a StableUnCLIPImg2ImgPipeline, but {name!r} holds a {index.get('_class_name')}. "
+            "Only an image-conditioned unCLIP model can be conditioned on your images."
+        )
+    sources = {part: (index.get(part) or [None])[0] for part in _COMPONENTS}
+    foreign = [f"{part} from {source}" for part, source in sources.items() if source not in _LIBRARIES]
+    if foreign:
+        raise ValueError(
+            f"`name_or_path` must name classes of diffusers and transformers only, but {name!r} wants "
+            f"{', '.join(foreign)}. Code that comes with a checkpoint is never run."
+        )
+
+
+def _choose_files(names: Sequence[str], name: str, variant: str | None) -> tuple[str, ...]:
+    """Of a pipeline's files: configurations and, for each model, the safetensors of the variant, or the plain ones."""
+    chosen, lacking, variants = [_INDEX], [], set()
+    for part in _COMPONENTS:
+        inside = [file for file in names if PurePosixPath(file).parent == PurePosixPath(part)]
+        weights: dict[str, list[str]] = {}
+        for file in inside:
+            if file.endswith(".safetensors"):
+                weights.setdefault(_variant_of(file), []).append(file)
+        chosen += [file for file in inside if file.endswith((".json", ".txt"))]
+        chosen += weights.get(variant or "", weights.get("", []))
+        variants |= set(weights)
+        if part in _MODELS and not weights.get(variant or "", weights.get("")):
+            lacking.append(part)
+    if lacking:
+        others = f" It has variant={' or '.join(map(repr, sorted(variants - {''})))}." if variants - {""} else ""
+        raise ValueError(
+            f"`name_or_path` must hold safetensors weights, but {name!r} has none for {', '.join(lacking)}.{others} "
+            "Convert it with pipe.save_pretrained(folder, safe_serialization=True)."
+        )
+    if variant and variant not in variants:
+        raise ValueError(
+            f"`variant` must be None or one of {sorted(variants - {''})}, which {name!r} holds, but got {variant!r}."
+        )
+    return tuple(sorted(chosen))
+
+
+def _variant_of(file: str) -> str:
+    """``model.fp16-00001-of-00002.safetensors`` → ``fp16``; plain weights → the empty string."""
+    return PurePosixPath(file).name.removesuffix(".safetensors").partition(".")[2].partition("-")[0]
+
+
+def _numel(file: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as tensors:
+        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118, not a dict

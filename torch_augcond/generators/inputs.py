@@ -1,0 +1,65 @@
+"""What may go into a generator: parts that fit each other, rows that match, RGB images."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..checks import as_int
+
+__all__ = ["check_numbers", "check_rows", "check_widths", "to_pil"]
+
+
+def check_widths(pipe: Any) -> None:
+    """Refuse parts of different checkpoints before they make noise, or fail in the middle of a set."""
+    dim, text = pipe.image_encoder.config.projection_dim, pipe.text_encoder.config.hidden_size
+    unet = pipe.unet.config
+    pairs = {
+        "the UNet's class embedding twice as wide as the image encoder's": (
+            unet.projection_class_embeddings_input_dim,
+            2 * dim,
+        ),
+        "the normalizer as wide as the image encoder's": (pipe.image_normalizer.config.embedding_dim, dim),
+        "the UNet's cross-attention as wide as the text encoder's": (unet.cross_attention_dim, text),
+    }
+    wrong = [f"{rule} (must be {want}, but got {got})" for rule, (got, want) in pairs.items() if got != want]
+    if wrong:
+        raise ValueError(
+            f"`pipe` must have parts that fit: {'; '.join(wrong)}. "
+            "Use the encoders that the UNet was trained with: ViT-H (1024) for sd21-unclip, ViT-L (768) for -small."
+        )
+
+
+def check_rows(embeds: Tensor, prompts: Tensor, keys: Tensor, partners: Tensor | None, dim: int, width: int) -> None:
+    """One embedding, prompt, key and partner for each image; all offenders at once."""
+    rules = {
+        "`keys` must be int64 (N,)": keys.ndim == 1 and len(keys) > 0 and keys.dtype == torch.int64,
+        f"`image_embeds` must be (N, {dim})": embeds.shape == (len(keys), dim),
+        f"`prompt_embeds` must be (N, L, {width})": prompts.shape == (len(keys), *prompts.shape[1:2], width),
+        f"`partner_embeds` must be (N, {dim})": partners is None or partners.shape == embeds.shape,
+    }
+    broken = [rule for rule, holds in rules.items() if not holds]
+    if broken:
+        shapes = [None if x is None else tuple(x.shape) for x in (keys, embeds, prompts, partners)]
+        raise ValueError(f"{', '.join(broken)}, but got {shapes} with {keys.dtype} keys. Give one row for each image.")
+
+
+def check_numbers(guidance_scale: float, num_inference_steps: int, noise_level: int, num_levels: int) -> None:
+    if not guidance_scale >= 1:  # NaN is refused too
+        raise ValueError(f"`guidance_scale` must be 1 (no guidance) or more, but got {guidance_scale!r}.")
+    as_int("num_inference_steps", num_inference_steps, low=1)
+    if as_int("noise_level", noise_level, low=0) >= num_levels:
+        raise ValueError(
+            f"`noise_level` must be below {num_levels}, the length of its schedule, but got {noise_level}."
+        )
+
+
+def to_pil(image: Image.Image | Tensor) -> Image.Image:
+    """One path for both kinds, so equal pixels have equal embeddings."""
+    if isinstance(image, Image.Image) and image.mode == "RGB":
+        return image
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
+        return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    got = image.mode if isinstance(image, Image.Image) else getattr(image, "dtype", type(image).__name__)
+    raise TypeError(f"`images` must be RGB PIL images or uint8 tensors (3, H, W), but got {got}. Convert them first.")

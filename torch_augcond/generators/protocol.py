@@ -1,0 +1,67 @@
+"""What the package asks of a generator."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["BadImages", "Generator"]
+
+
+class BadImages(RuntimeError):
+    """Some rows of a batch came out as NaN or as one plain colour, and no other precision helped.
+
+    Args:
+        rows: Indices of the bad rows.
+        images: The whole batch, uint8 (N, 3, H, W); the rows in ``rows`` hold nothing of use.
+    """
+
+    def __init__(self, rows: Sequence[int], images: Tensor) -> None:
+        self.rows, self.images = list(rows), images
+        super().__init__(
+            f"rows {self.rows} of {len(images)} images came out as NaN or one plain colour. "
+            "Check their embeddings for NaN, or lower `guidance_scale`."
+        )
+
+
+class Generator(Protocol):
+    """Anything with these members can make the images of a set.
+
+    Attributes:
+        fingerprint: Names weights and scheduler; equal fingerprints make equal images.
+        embed_dim: D, the entries of an image embedding.
+        image_size: Side of the images in pixels.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def embed_dim(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
+        """RGB images, PIL or uint8 (3, H, W), to float32 embeddings (N, D) on the CPU."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Prompts to float32 embeddings (N, L, C) on the CPU."""
+        ...
+
+    def generate(
+        self,
+        image_embeds: Tensor,
+        prompt_embeds: Tensor,
+        keys: Tensor,
+        *,
+        partner_embeds: Tensor | None = None,
+        augmentation: Any = None,
+        guidance_scale: float,
+        num_inference_steps: int,
+        noise_level: int = 0,
+    ) -> Tensor:
+        """One uint8 (3, H, W) image a row, on the CPU; a row depends on its own inputs and key alone."""
+        ...

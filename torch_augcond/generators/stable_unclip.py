@@ -1,0 +1,268 @@
+"""A Stable unCLIP pipeline as a generator: one source embedding, one prompt and one key a row."""
+
+import copy
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .. import fused
+from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
+from .inputs import check_numbers, check_rows, check_widths, to_pil
+from .protocol import BadImages
+
+if TYPE_CHECKING:
+    from diffusers import StableUnCLIPImg2ImgPipeline
+
+    from ..transforms import Compose
+
+__all__ = ["StableUnCLIPGenerator"]
+
+
+class StableUnCLIPGenerator:
+    """Runs a ``StableUnCLIPImg2ImgPipeline`` row by row: an image depends on its own row alone, never on its batch.
+
+    Given the same embeddings, prompts, noise and latents, its images are those of the pipeline's ``__call__`` (within
+    1e-5 in float32 on a CPU). The pipeline's scheduler is copied for each batch and never stepped itself.
+
+    Args:
+        pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced at any time.
+        fingerprint: Names the weights, such as ``repository@commit``.
+
+    Raises:
+        ValueError: The parts of the pipeline don't fit each other.
+
+    Example:
+        >>> from torch_augcond import load_generator
+        >>> generator = load_generator("tiny")
+        >>> embeds = generator.encode_images([Image.new("RGB", (40, 30))])
+        >>> prompts = generator.encode_prompts(["a photo of a cat"])
+        >>> generator.generate(embeds, prompts, torch.tensor([7]), guidance_scale=2.0, num_inference_steps=5).shape
+        torch.Size([1, 3, 32, 32])
+
+    Source: diffusers' ``StableUnCLIPImg2ImgPipeline``; the augmented condition is arXiv 2502.04475.
+    """
+
+    def __init__(self, pipe: "StableUnCLIPImg2ImgPipeline", *, fingerprint: str) -> None:
+        if not isinstance(fingerprint, str) or not fingerprint:
+            raise TypeError(f"`fingerprint` must be a string that names the weights, but got {fingerprint!r}.")
+        check_widths(pipe)
+        self.pipe = pipe
+        self.checkpoint = fingerprint
+        self._own_scheduler = _scheduler_id(pipe.scheduler)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.fingerprint!r}, {self.image_size} px, {self.dtype}, {self.device})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the weights and, if it is not the checkpoint's own, the scheduler."""
+        scheduler = _scheduler_id(self.pipe.scheduler)
+        return self.checkpoint if scheduler == self._own_scheduler else f"{self.checkpoint}+{scheduler}"
+
+    @property
+    def embed_dim(self) -> int:
+        """D, the entries of an image embedding."""
+        return self.pipe.image_encoder.config.projection_dim
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+
+    @property
+    def _prompt_dim(self) -> int:
+        return self.pipe.text_encoder.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pipe.unet.dtype
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
+        """The image encoder's embeddings, each a function of its image alone.
+
+        Args:
+            images: RGB images of any size, PIL or uint8 (3, H, W).
+
+        Shape:
+            N images → (N, D), float32, on the CPU.
+
+        Raises:
+            TypeError: Something is no RGB image.
+        """
+        if not len(images):
+            return torch.empty(0, self.embed_dim)
+        inputs = self.pipe.feature_extractor(images=[to_pil(image) for image in images], return_tensors="pt")
+        encoder = self.pipe.image_encoder
+        return encoder(inputs.pixel_values.to(encoder.device, encoder.dtype)).image_embeds.float().cpu()
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
+        """The text encoder's states; every prompt is padded to the tokenizer's length, so lengths mix freely.
+
+        Shape:
+            N prompts → (N, L, C), float32, on the CPU.
+        """
+        if not len(prompts):
+            return torch.empty(0, self.pipe.tokenizer.model_max_length, self._prompt_dim)
+        return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].float().cpu()
+
+    def generate(
+        self,
+        image_embeds: Tensor,
+        prompt_embeds: Tensor,
+        keys: Tensor,
+        *,
+        partner_embeds: Tensor | None = None,
+        augmentation: "Compose | None" = None,
+        guidance_scale: float,
+        num_inference_steps: int,
+        noise_level: int = 0,
+    ) -> Tensor:
+        """One image a row. All random numbers of a row come from its key.
+
+        Rows that come out as NaN or one plain colour in half precision are made again in float32, with a warning; the
+        others stay as they are.
+
+        Args:
+            image_embeds: From ``encode_images``.
+            prompt_embeds: From ``encode_prompts``, one a row.
+            keys: int64, one a row.
+            partner_embeds: The second image's embedding, for augmentations that mix.
+            augmentation: A Compose of Embed transforms; default none.
+            guidance_scale: 1 for none.
+            num_inference_steps: Of the scheduler.
+            noise_level: Timestep of the image noising schedule, from 0; noise is drawn at 0 as well.
+
+        Shape:
+            (N, D), (N, L, C), (N,), (N, D) → (N, 3, H, W), uint8, on the CPU.
+
+        Raises:
+            BadImages: Some rows are NaN or one plain colour in float32, too.
+        """
+        levels = self.pipe.image_noising_scheduler.config.num_train_timesteps
+        check_rows(image_embeds, prompt_embeds, keys, partner_embeds, self.embed_dim, self._prompt_dim)
+        check_numbers(guidance_scale, num_inference_steps, noise_level, levels)
+        condition = self.condition(image_embeds, keys, partner_embeds, augmentation, noise_level)
+        numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        images, bad = to_uint8(self.sample(condition, prompt_embeds, keys, **numbers))
+        if bad.any() and self.dtype != torch.float32:
+            warnings.warn(
+                f"{int(bad.sum())} of {len(bad)} images came out as NaN or one plain colour in {self.dtype} and "
+                "are made again in float32. load_generator(dtype=torch.bfloat16) is less prone to it.",
+                stacklevel=2,
+            )
+            rows = bad.nonzero().flatten()
+            with in_float32(self.pipe):
+                again = self.sample(condition[rows], prompt_embeds[rows], keys[rows], **numbers)
+            images[rows], bad[rows] = to_uint8(again)
+        if bad.any():
+            raise BadImages(bad.nonzero().flatten().tolist(), images)
+        return images
+
+    @torch.no_grad()
+    def condition(
+        self,
+        image_embeds: Tensor,
+        keys: Tensor,
+        partner_embeds: Tensor | None = None,
+        augmentation: "Compose | None" = None,
+        noise_level: int = 0,
+    ) -> Tensor:
+        """The UNet's conditioning vector: noised embedding ‖ level embedding, augmented as a whole.
+
+        Shape:
+            (N, D), (N,), (N, D) → (N, 2D), float32, on the device.
+        """
+        signal = self.pipe.image_noising_scheduler.alphas_cumprod[noise_level]
+        normalizer = self.pipe.image_normalizer
+        return fused.condition(
+            image_embeds.to(self.device, torch.float32),
+            keys.to(self.device),
+            partners=None if partner_embeds is None else partner_embeds.to(self.device, torch.float32),
+            ops=augmentation,
+            noise_level=noise_level,
+            signal=float(signal**0.5),
+            sigma=float((1 - signal) ** 0.5),
+            mean=normalizer.mean[0].to(self.device, torch.float32),
+            std=normalizer.std[0].to(self.device, torch.float32),
+            compile=self.device.type == "cuda",  # on a CPU compiling takes longer than it could ever save here
+        )
+
+    def latents(self, keys: Tensor) -> Tensor:
+        """The starting noise of each row, from its key alone.
+
+        Shape:
+            (N,) → (N, C, H, W), float32, on the CPU.
+        """
+        return self._draw(keys)[0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Tensor,
+        prompt_embeds: Tensor,
+        keys: Tensor,
+        *,
+        guidance_scale: float,
+        num_inference_steps: int,
+    ) -> Tensor:
+        """Denoise and decode, as ``generate`` does after ``condition`` and before it rounds.
+
+        Shape:
+            (N, 2D), (N, L, C), (N,) → (N, 3, H, W) in [0, 1], float32, on the device.
+        """
+        latents, generators = self._draw(keys)
+        latents, condition, prompts, empty = (
+            x.to(self.device, self.dtype) for x in (latents, condition, prompt_embeds, self._empty_prompt)
+        )
+        numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
+        return decode(
+            self.pipe, denoise(self.pipe, latents, condition, prompts, empty, **numbers, generators=generators)
+        )
+
+    def estimate_seconds(self, n: int, num_inference_steps: int) -> float:
+        """How long ``n`` guided images will take here one by one; batches on a GPU are faster.
+
+        The first call times a step and a decoding, so it takes about 1/``num_inference_steps`` of an image's time.
+        """
+        scheduler = copy.deepcopy(self.pipe.scheduler)
+        scheduler.set_timesteps(num_inference_steps)
+        step, rest = self._seconds
+        return n * (len(scheduler.timesteps) * step + rest)
+
+    @cached_property
+    def _empty_prompt(self) -> Tensor:
+        return self.encode_prompts([""])
+
+    @cached_property
+    @torch.no_grad()
+    def _seconds(self) -> tuple[float, float]:
+        """A guided UNet step and a decoding, of one image each."""
+        inputs = (
+            self.latents(torch.arange(2)),
+            torch.linspace(-1, 1, 4 * self.embed_dim).view(2, -1),
+            self._empty_prompt.repeat(2, 1, 1),
+        )
+        return time_parts(self.pipe, *(x.to(self.device, self.dtype) for x in inputs))
+
+    def _draw(self, keys: Tensor) -> tuple[Tensor, list[torch.Generator]]:
+        return draw_latents(keys, self.pipe.unet.config.in_channels, self.pipe.unet.config.sample_size)
+
+
+def _scheduler_id(scheduler: Any) -> str:
+    """Class and configuration, less what diffusers notes about itself."""
+    settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return f"{type(scheduler).__name__}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
