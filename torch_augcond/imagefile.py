@@ -1,5 +1,6 @@
 """One image and the record of what made it, as one file that notices any change."""
 
+import hashlib
 import io
 import os
 import warnings
@@ -13,6 +14,8 @@ from .disk import read_regular, seal, unseal
 MAX_BYTES = 64 << 20
 _MAX_RECORD = 65_533  # what a JPEG comment holds
 _PNG_HEAD, _JPEG_HEAD = 33, 20  # signature and IHDR; SOI and APP0: the record follows them
+_FORMATS = {"png": ("PNG",), "jpg": ("JPEG",)}
+_DIGEST = b'{"digest": "'
 _ITXT = b"iTXtaugcond\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 
 
@@ -143,3 +146,27 @@ def read_image(path: str | os.PathLike, key: str) -> Image.Image:
             return Image.open(io.BytesIO(data)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Corrupt(path, f"it can't be decoded ({error})") from error
+
+
+def load_image(path: str) -> Image.Image:
+    """`read_image` for training loops, by the file's name alone: as fast as ``ImageFolder``'s loader.
+
+    Only the digest is compared, without parsing the record; where it doesn't fit, `read_image` says why.
+
+    Raises:
+        Corrupt: With the reason.
+        FileNotFoundError: If there is no such file.
+    """
+    name = os.path.basename(path)
+    with open(path, "rb") as file:
+        data = file.read()
+    plain, text = _extract(data, name[33:])
+    body = b"{" + text[len(_DIGEST) + 35 :]  # the record without its digest, which comes first
+    digest = hashlib.blake2b(len(body).to_bytes(8, "big") + body, digest_size=16)
+    digest.update(plain)
+    whole = text.startswith(_DIGEST + digest.hexdigest().encode()) and f'"key": "{name[:32]}"'.encode() in body
+    if not whole:
+        return read_image(path, name[:32])
+    image = Image.open(io.BytesIO(plain), formats=_FORMATS[name[33:]])
+    image.load()  # it is RGB already, as `encode` wrote it: `convert` would copy it
+    return image

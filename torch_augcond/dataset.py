@@ -1,0 +1,277 @@
+"""The synthetic images of a dataset, as a dataset."""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset
+from torchvision.datasets import DatasetFolder, VisionDataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.vision import StandardTransform
+
+from . import shards
+from .imagefile import check, load_image
+from .job import FAILURE_BUDGET, Job, NothingMade
+from .progress import bar, silent
+from .readers import layers
+from .request import Request
+from .sources import Sources
+
+if TYPE_CHECKING:
+    from .generators import Generator
+
+__all__ = ["AugConditionedSynthetic", "Samples"]
+
+
+class Samples(Sequence[tuple[str, int]]):
+    """(path, label) of every image, made when asked for: 24 bytes of memory each.
+
+    Worker processes that are spawned share that memory.
+
+    Args:
+        keys: uint8 (N, 16), the file names.
+        labels: int64 (N,).
+        folders: {label: folder, with a trailing separator}.
+        extension: of the files, with its dot.
+    """
+
+    def __init__(self, keys: np.ndarray, labels: np.ndarray, folders: Mapping[int, str], extension: str) -> None:
+        self.__setstate__((torch.from_numpy(keys), torch.from_numpy(labels), dict(folders), extension))
+
+    def __getstate__(self) -> tuple[torch.Tensor, torch.Tensor, dict[int, str], str]:
+        return *self._tensors, self.folders, self.extension
+
+    def __setstate__(self, state: tuple[torch.Tensor, torch.Tensor, dict[int, str], str]) -> None:
+        # Tensors, because torch hands them to other processes without a copy; arrays, because they are read faster.
+        *self._tensors, self.folders, self.extension = state
+        self.keys, self.labels = (tensor.numpy() for tensor in self._tensors)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[str, int]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[str, int]]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        label = self.labels.item(index)
+        return self.folders[label] + self.keys[index].tobytes().hex() + self.extension, label
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} samples>"
+
+
+class _Inherited:
+    """An attribute that is the wrapped dataset's until it is set.
+
+    Looked up at each access: some training scripts set a dataset's transform long after it was made.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, dataset: "AugConditionedSynthetic | None", owner: type | None = None) -> Any:
+        if dataset is None:
+            return self
+        if self.name in dataset._own:
+            return dataset._own[self.name]
+        found = (getattr(layer, self.name, None) for layer in dataset._wrapped)
+        return next((value for value in found if value is not None), None)
+
+    def __set__(self, dataset: "AugConditionedSynthetic", value: Callable | None) -> None:
+        dataset.__dict__.setdefault("_own", {})[self.name] = value
+
+
+def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ...]:
+    """The dataset and what it wraps, if their transforms can be taken over.
+
+    Raises:
+        ValueError: If they are ambiguous and the user has given none to use instead.
+    """
+    try:
+        sources.transform, sources.target_transform  # noqa: B018 - for their checks
+    except ValueError:
+        if not own:
+            raise
+        return ()
+    return tuple(layers(sources.dataset))
+
+
+class AugConditionedSynthetic(DatasetFolder):
+    """Synthetic images of the classes of ``dataset``, each conditioned on its real images, as a torchvision dataset.
+
+    What is missing is made when the dataset is constructed and kept in ``root``, a plain ``ImageFolder``; nothing is
+    ever made in ``__getitem__``. Every image is a function of its recipe: a larger count only adds images, and images
+    are made again only if their source's content or the configuration changes. Labels are those of ``dataset``, so
+    ``dataset + synthetic`` is one training set.
+
+    In a process started by torchrun, or with a process group initialised, each rank makes its share on its own device
+    and all wait for the rest.
+
+    Args:
+        dataset: Any map-style dataset of (image, int label). Images are taken as its own loader reads them, before its
+            transforms.
+        augmentation: The name of one of ``VARIANTS``, a transform, or a sequence of transforms.
+        num_per_image: Images for each real one. Exactly one of this and the next two may be given; default 1.
+        num_per_class: Images for each class, an int or {class: int}.
+        fill_to: Real and synthetic images together make this many in each class that has fewer.
+        generator: None for the default checkpoint, a name or path for ``load_generator`` (``"tiny"`` is bundled), or
+            a generator.
+        prompt: A template, {class: prompt}, or a function of the class name.
+        class_names: Names to use in prompts instead of the dataset's: a list, or {class: name}.
+        guidance_scale: None for the paper's value: 10.0 up to 16 real images a class on average, else 2.0. A set that
+            exists keeps the one it was made with.
+        num_inference_steps: Denoising steps.
+        noise_level: Timestep of the noise that is added to embeddings.
+        seed: Of the whole set.
+        root: Where the images are kept; default a folder in the Hugging Face assets cache.
+        transform: Of the images. None takes over the wrapped dataset's, as it is when an image is read.
+        target_transform: Of the labels; None likewise.
+        generate: Whether to make what is missing, as torchvision's ``download``.
+        batch_size: Images made at once; default by their size.
+
+    Raises:
+        TypeError, ValueError: If an argument is none of these, or ``root`` holds a set of another configuration.
+        FileNotFoundError: If ``generate`` is false and images are missing; it names the command that makes them.
+        RuntimeError: If more than 1 % of the images could not be made. Fewer are left out with a warning.
+
+    Example:
+        >>> real = ImageFolder("flowers/train", transform=transform)
+        >>> synthetic = AugConditionedSynthetic(real, num_per_class=64)
+        >>> train = real + synthetic
+
+    Source: arXiv 2502.04475.
+    """
+
+    is_synthetic = True
+
+    def __init__(
+        self,
+        dataset: Any,
+        augmentation: Any = "embed-cutmix-dropout",
+        *,
+        num_per_image: int | None = None,
+        num_per_class: int | Mapping[str, int] | None = None,
+        fill_to: int | None = None,
+        generator: Any = None,
+        prompt: str | Mapping[str, str] | Callable[[str], str] = "a photo of a {}",
+        class_names: Sequence[str] | Mapping[str, str] | None = None,
+        guidance_scale: float | None = None,
+        num_inference_steps: int = 30,
+        noise_level: int = 0,
+        seed: int = 0,
+        root: str | os.PathLike | None = None,
+        transform: Callable | None = None,
+        target_transform: Callable | None = None,
+        generate: bool = True,
+        batch_size: int | None = None,
+    ) -> None:
+        given = dict(locals())
+        if not isinstance(generate, bool):
+            raise TypeError(f"`generate` must be True or False, but got {generate!r}.")
+        own = {name: given[name] for name in ("transform", "target_transform") if given[name] is not None}
+        for name, value in own.items():
+            if not callable(value):
+                raise TypeError(f"`{name}` must be None or callable, but got {type(value).__name__}.")
+        request = Request(**{field.name: given[field.name] for field in fields(Request)})
+        job = _make(request, batch_size) if generate else _find(request)
+        VisionDataset.__init__(self, os.fspath(job.store.root))
+        self._wrapped, self._own = _inheritable(job.sources, own), own
+        self.loader, self.extensions = load_image, IMG_EXTENSIONS
+        self.classes, self.class_to_idx = job.sources.classes, job.sources.class_to_idx
+        self.samples, self.settings = _samples(job), job.settings
+        if self.transform or self.target_transform:
+            self.transforms = StandardTransform(self.transform, self.target_transform)
+
+    transform = _Inherited()
+    target_transform = _Inherited()
+
+    @cached_property
+    def targets(self) -> list[int]:
+        """The label of every image."""
+        return self.samples.labels.tolist()
+
+    def provenance(self, index: int) -> dict[str, Any]:
+        """What made image ``index``: sources, drawn numbers, prompt, checkpoint and all settings.
+
+        Raises:
+            IndexError: If there is no such image.
+            Corrupt: If its file is damaged.
+        """
+        path = self.samples[index][0]
+        return check(path, Path(path).stem)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker needs neither the real images nor what made the synthetic ones.
+        own = {name: getattr(self, name) for name in ("transform", "target_transform")}
+        return self.__dict__ | {"_wrapped": (), "_own": own}
+
+    def __radd__(self, other: Any) -> ConcatDataset:
+        return ConcatDataset([other, self])
+
+    def extra_repr(self) -> str:
+        made = self.settings
+        return "\n".join(
+            [
+                f"Augmentation: {' + '.join(step['name'] for step in made.augmentation) or 'none'}",
+                f"Checkpoint: {made.checkpoint}",
+                f"Guidance scale: {made.guidance_scale:g}, steps: {made.num_inference_steps}, seed: {made.seed}",
+            ]
+        )
+
+
+def _load(name: str) -> "Generator":
+    from .generators import load_generator
+
+    rank, devices = shards.local_rank(), torch.cuda.device_count()
+    alone = shards.from_environment()[1] == 1
+    return load_generator(name, device=None if alone or not devices else f"cuda:{rank % devices}")
+
+
+def _make(request: Request, batch_size: int | None) -> Job:
+    """The set with everything made: by this process, or by all of its process group."""
+    rank, count = shard = shards.from_environment()
+    job = Job(request, write=True, load=_load, progress=silent if rank else bar)
+    with shards.Heartbeat(job.store.root, shard) if count > 1 else nullcontext():
+        # What has failed stays failed: the ranks must agree on the length of the dataset.
+        job.make(shard=shard, batch_size=batch_size, retry=False)
+    if count > 1:
+        shards.wait_for(job.store.root, partial(job.owed, count), count)
+    return job
+
+
+def _find(request: Request) -> Job:
+    try:
+        job = Job(request, write=False, load=_load)
+        missing, root = int(job.owed(1).sum()), job.store.root
+    except NothingMade:
+        missing, root = request.total(), request.folder()
+    if missing:
+        command = request.command()
+        remedy = f"Make them with: {command}" if command else "Make them with the same call and generate=True."
+        raise FileNotFoundError(f"{missing} of {request.total()} synthetic images are missing from {root}. {remedy}")
+    return job
+
+
+def _samples(job: Job) -> Samples:
+    """All images that are there; those that failed are left out if they are few."""
+    there = job.present()
+    if failed := int((~there).sum()):
+        text = f"{failed} of {len(there)} synthetic images could not be made: {job.failure_text()}."
+        if failed > FAILURE_BUDGET * len(there):
+            raise RuntimeError(f"{text} Mend their sources, or delete those records to have them tried again.")
+        warnings.warn(f"{text} They are left out.", stacklevel=3)
+    keys, labels = job.plan.keys[there], job.plan.labels[there]
+    paths = {label: job.store.path(job.sources.class_of[label], "") for label in np.unique(labels).tolist()}
+    extension = next((path.name for path in paths.values()), "")
+    folders = {label: os.path.join(path.parent, "") for label, path in paths.items()}
+    return Samples(keys, labels, folders, extension)

@@ -1,0 +1,191 @@
+"""A set on its way: what is asked for, what is there, and making the rest."""
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .checks import listed
+from .plan import Plan, Settings, make_plan
+from .progress import Progress, bar, track
+from .request import Request
+from .shards import Shard, owners
+from .sources import UnreadableImage
+from .store import Store
+
+if TYPE_CHECKING:
+    from .generate import Report
+    from .generators import Generator
+
+__all__ = ["FAILURE_BUDGET", "Job", "NothingMade", "duration"]
+
+FAILURE_BUDGET = 0.01  # fraction of the images that may fail
+_LARGE = 256  # pixels
+_SLOW_SECONDS = 600
+
+
+class NothingMade(FileNotFoundError):
+    """The set's directory doesn't exist yet."""
+
+
+class Job:
+    """A request joined with its store.
+
+    To read a set that is complete, no generator is loaded: the store knows which one made it.
+
+    Args:
+        request: What is asked for.
+        write: Whether the store may be created and changed.
+        load: Loads the generator where the request only names it.
+        progress: Makes progress bars.
+
+    Raises:
+        NothingMade: If ``write`` is false and there is no set.
+        ValueError: If the store holds a set of another configuration.
+    """
+
+    def __init__(
+        self, request: Request, *, write: bool, load: Callable[[str], "Generator"], progress: Progress = bar
+    ) -> None:
+        self.request, self.sources, self.augmentation = request, request.sources, request.compose
+        self.store = Store(request.folder())
+        self._load, self._progress = load, progress
+        recorded = self._recorded()
+        if recorded is None and not write:
+            raise NothingMade(f"{self.store.root} holds no set of images yet")
+        self.settings = self._settings(recorded)
+        self.store.claim(self.settings)
+        self.unreadable: dict[int, UnreadableImage] = {}
+        self.plan = self._plan()
+        if write:
+            self.store.restore(self.plan)
+            for path in self.store.stale(self.plan):
+                self.store.set_aside(path, "stale")
+
+    def _recorded(self) -> dict[str, Any] | None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return self.store.recorded()
+
+    def _settings(self, recorded: dict[str, Any] | None) -> Settings:
+        if recorded is None or self.request.is_loaded:
+            known = self.generator.fingerprint, self.generator.image_size
+        else:
+            name, checkpoint = self.request.generator_name, recorded["checkpoint"]
+            known = checkpoint if _made_by(checkpoint, name) else name, recorded["image_size"]
+        return self.request.settings(*known, recorded_guidance=(recorded or {}).get("guidance_scale"))
+
+    def _plan(self) -> Plan:
+        cache = self.store.digest_cache()
+        digests = self.sources.digests(track("hashing sources", self._progress), cache, self.unreadable)
+        with suppress(OSError):  # a store that can only be read
+            cache.save()
+        if self.unreadable:
+            warnings.warn(
+                f"{len(self.unreadable)} of {len(digests)} real images can't be read and are left out: "
+                f"{listed(self.unreadable.values(), str)}.",
+                stacklevel=4,
+            )
+        sources, request = self.sources, self.request
+        return make_plan(self.settings, sources.labels, digests, sources.class_of, request.prompts, **request.counts)
+
+    @cached_property
+    def generator(self) -> "Generator":
+        """The generator, loaded on first use."""
+        if self.request.is_loaded:
+            return self.request.generator
+        return self._load(self.request.generator_name)
+
+    def present(self) -> np.ndarray:
+        """Which images of the plan are there, bool (N,)."""
+        return self.store.present(self.plan)
+
+    def given_up(self) -> np.ndarray:
+        """Which images of the plan are missing because they failed, bool (N,)."""
+        failed = [bytes.fromhex(key) for key in self.store.failures()]
+        return np.isin(self.plan.keys.view("V16")[:, 0], np.array(failed, "V16"))
+
+    def owed(self, count: int) -> np.ndarray:
+        """How many images each of ``count`` shards has neither made nor given up."""
+        missing = ~(self.present() | self.given_up())
+        return np.bincount(owners(self.plan.keys[missing], count), minlength=count)
+
+    def make(self, *, shard: Shard = (0, 1), batch_size: int | None = None, retry: bool = True) -> "Report":
+        """Makes what is missing of a shard; loads the generator only if something is.
+
+        Args:
+            shard: (i, N), see `torch_augcond.shards`.
+            batch_size: Images made at once.
+            retry: Whether to try again what failed before.
+
+        Raises:
+            ValueError: If the generator is not the one that the set was made with.
+        """
+        from .generate import Report, generate
+
+        mine = owners(self.plan.keys, shard[1]) == shard[0]
+        present, failed = self.present(), self.given_up() & (not retry)
+        todo = int((mine & ~present & ~failed).sum())
+        if not todo:
+            return Report(0, int((mine & present).sum()), int((mine & failed).sum()))
+        loaded = self.generator
+        guidance = self.settings.guidance_scale
+        self.store.claim(self.request.settings(loaded.fingerprint, loaded.image_size, guidance))
+        _warn_if_slow(loaded, todo, self.settings.num_inference_steps)
+        return generate(
+            self.plan,
+            self.sources,
+            loaded,
+            self.store,
+            self.augmentation,
+            self.settings,
+            batch_size=batch_size,
+            shard=shard,
+            retry=retry,
+            progress=self._progress,
+        )
+
+    def failure_text(self) -> str:
+        """Some of the reasons why images of the plan failed, and where all of them are."""
+        failures = self.store.failures()
+        planned = {self.plan.keys[row].tobytes().hex() for row in np.flatnonzero(self.given_up())}
+        reasons = dict.fromkeys(record["reason"] for key, record in failures.items() if key in planned)
+        return f"{listed(reasons, str)} (all reasons: {self.store.root}/.augcond-failures-*.jsonl)"
+
+
+def _made_by(fingerprint: str, name: str) -> bool:
+    """Whether the generator of that name may have this fingerprint, as far as can be told without the network."""
+    from .generators.checkpoints import MIRRORS, find_checkpoint
+
+    if name == "tiny" or os.path.isdir(name):
+        with suppress(FileNotFoundError):
+            return fingerprint == find_checkpoint(name).fingerprint
+    return fingerprint.partition("@")[0] in MIRRORS.get(name, (name, "local"))
+
+
+def _warn_if_slow(generator: "Generator", images: int, steps: int) -> None:
+    """Large images on a CPU take days; whoever starts that should know."""
+    if getattr(getattr(generator, "device", None), "type", "") != "cpu" or generator.image_size < _LARGE:
+        return
+    seconds = generator.estimate_seconds(images, steps)
+    if seconds > _SLOW_SECONDS:
+        warnings.warn(
+            f"{images} images of {generator.image_size} pixels will take about {duration(seconds)} on this CPU. "
+            'generator="tiny" is the one to try the library with.',
+            stacklevel=3,
+        )
+
+
+def duration(seconds: float) -> str:
+    """A length of time in words, rounded to its largest unit.
+
+    Example:
+        >>> duration(9000)
+        '2.5 hours'
+    """
+    units = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+    name, length = next((unit for unit in units.items() if seconds >= unit[1]), ("seconds", 1))
+    return f"{seconds / length:.2g} {name}"

@@ -1,0 +1,176 @@
+"""Which share of a set this process makes, and how it waits for the processes that make the rest.
+
+Shares are decided by key, so they need no communication, and the store shows how far everybody has come. No barrier
+of a process group is used: such a barrier times out while others are still generating.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["Heartbeat", "Shard", "from_environment", "from_slurm", "local_rank", "owners", "parse", "wait_for"]
+
+Shard = tuple[int, int]
+
+BEAT_SECONDS = 5.0
+STALLED_SECONDS = 50.0  # a process that was at work and is silent for so long has died
+ABSENT_SECONDS = 600.0  # a process that hasn't shown up yet may still be loading its libraries or data
+
+
+def parse(text: str) -> Shard:
+    """The shard ``"i/N"``, counted from 0: ``"0/4"`` to ``"3/4"``.
+
+    Raises:
+        ValueError: If the text is anything else.
+
+    Example:
+        >>> parse("0/4")
+        (0, 4)
+    """
+    first, slash, second = text.partition("/")
+    if slash and first.isascii() and first.isdigit() and second.isascii() and second.isdigit():
+        index, count = int(first), int(second)
+        if index < count:
+            return index, count
+    raise ValueError(f"`shard` must be i/N with 0 <= i < N, such as 0/4, but got {text!r}. Shards are counted from 0.")
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> Shard:
+    """This process's rank and world size: of the process group if there is one, else as torchrun says, else (0, 1)."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        return int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    return 0, 1
+
+
+def from_slurm(environ: Mapping[str, str] = os.environ) -> Shard:
+    """The shard of this task in a Slurm job step, in a job array, or in both; (0, 1) outside Slurm.
+
+    The step's own count is read, not ``SLURM_NTASKS``, which is also set where a batch script runs as a single task.
+    """
+    index, count = int(environ.get("SLURM_PROCID", 0)), int(environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if "SLURM_ARRAY_TASK_ID" not in environ:
+        return (index, count) if index < count else (0, 1)
+    step = int(environ.get("SLURM_ARRAY_TASK_STEP", 1))
+    position = (int(environ["SLURM_ARRAY_TASK_ID"]) - int(environ.get("SLURM_ARRAY_TASK_MIN", 0))) // step
+    return position * count + index, int(environ.get("SLURM_ARRAY_TASK_COUNT", position + 1)) * count
+
+
+def local_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """Which of the processes on this machine this one is; it takes the accelerator of that number."""
+    return int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", 0)))
+
+
+def owners(keys: np.ndarray, count: int) -> np.ndarray:
+    """Which of ``count`` shards makes each key: (N, 16) uint8 → int64 (N,).
+
+    Keys are hashes, so their first bytes spread the work evenly.
+    """
+    return (np.ascontiguousarray(keys[:, :8]).view("<u8")[:, 0] % np.uint64(count)).astype(np.int64)
+
+
+class Heartbeat:
+    """While its ``with`` block runs, shows the other processes that this one is alive.
+
+    Touches a file in the root every five seconds.
+    """
+
+    def __init__(self, root: str | os.PathLike, shard: Shard) -> None:
+        self.path = beat_path(root, shard)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="torch_augcond heartbeat", daemon=True)
+
+    def _beat(self) -> None:
+        while True:
+            self.path.touch()
+            os.utime(self.path)
+            if self._stop.wait(BEAT_SECONDS):
+                return
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.path.unlink(missing_ok=True)
+
+
+def beat_path(root: str | os.PathLike, shard: Shard) -> Path:
+    """The file whose time of change is the heartbeat of a shard's process."""
+    return Path(root) / f".augcond-tmp-beat-{shard[0]}-of-{shard[1]}"
+
+
+class Watch:
+    """Which of the shards that owe images have gone silent.
+
+    A sign of life is another number of missing images or a heartbeat. What the first look finds may be left over from
+    an earlier run, so only a *change* shows that a process is there.
+    """
+
+    def __init__(self, root: str | os.PathLike, count: int, stalled_seconds: float, absent_seconds: float) -> None:
+        self.paths = [beat_path(root, (index, count)) for index in range(count)]
+        self.limits = [absent_seconds] * count
+        self.stalled_seconds = stalled_seconds
+        self._seen: dict[int, tuple[object, float]] = {}
+
+    def silent(self, owed: np.ndarray, now: float) -> list[int]:
+        """The shards unheard of for longer than their limit, given what each owes and the time in seconds."""
+        return [index for index in np.flatnonzero(owed).tolist() if self._silence(index, int(owed[index]), now)]
+
+    def _silence(self, index: int, owed: int, now: float) -> bool:
+        sign = owed, _changed(self.paths[index])
+        if index not in self._seen or self._seen[index][0] != sign:
+            if index in self._seen:
+                self.limits[index] = self.stalled_seconds
+            self._seen[index] = sign, now
+        return now - self._seen[index][1] > self.limits[index]
+
+
+def wait_for(
+    root: str | os.PathLike,
+    missing: Callable[[], np.ndarray],
+    count: int,
+    *,
+    poll_seconds: float = 1.0,
+    stalled_seconds: float = STALLED_SECONDS,
+    absent_seconds: float = ABSENT_SECONDS,
+) -> None:
+    """Returns when no shard owes an image any more; raises once one that does has gone silent.
+
+    Args:
+        root: The store's directory, in which the processes leave their heartbeats.
+        missing: Gives the number of images that each of the ``count`` shards still owes.
+        count: How many shards there are.
+        poll_seconds: Pause between two looks; longer where a look itself takes long.
+        stalled_seconds: How long a process that was at work may be silent.
+        absent_seconds: How long one may take to show up at all.
+
+    Raises:
+        RuntimeError: If a shard owes images and hasn't been heard of for so long.
+    """
+    watch = Watch(root, count, stalled_seconds, absent_seconds)
+    while (owed := missing()).any():
+        started = time.monotonic()
+        if silent := watch.silent(owed, started):
+            raise RuntimeError(
+                f"Rank {', '.join(map(str, silent))} of {count} has been silent for "
+                f"{max(watch.limits[index] for index in silent):g} s while {int(owed[silent].sum())} of its images are "
+                "missing, so it seems to have stopped. What is finished is kept: start the program again for the rest."
+            )
+        time.sleep(max(poll_seconds, 5 * (time.monotonic() - started)))
+
+
+def _changed(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
