@@ -1,0 +1,352 @@
+"""The command line: what it makes, says and returns."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeGenerator, paint_folder
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from torch_augcond import VARIANTS, AugConditionedSynthetic, generators
+from torch_augcond.cli import main
+from torch_augcond.job import duration
+
+COMMANDS = ["generate", "status", "verify", "preview", "export", "demo"]
+COUNTS = re.compile(r"(\d+) images made, (\d+) already there, (\d+) failed")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Whatever the name, this generator is loaded; `fake.loaded` keeps how."""
+    generator = FakeGenerator()
+    generator.loaded = []
+    load = lambda name, **options: generator.loaded.append((name, options)) or generator  # noqa: E731
+    monkeypatch.setattr(generators, "load_generator", load)
+    monkeypatch.setattr("torch_augcond.job._made_by", lambda fingerprint, name: True)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return generator
+
+
+@pytest.fixture
+def data(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 3, "dog": 2})
+
+
+def run(capsys, *argv):
+    """(exit code, stdout, stderr) of a command."""
+    try:
+        code = main([str(word) for word in argv])
+    except SystemExit as stop:
+        code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_generate_makes_a_set_and_says_so(fake, data, tmp_path, capsys):
+    argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 4, "--augmentation", "real"]
+    code, out, err = run(capsys, *argv)
+    assert (code, err) == (0, "") and COUNTS.search(out).groups() == ("8", "0", "0") and str(tmp_path / "set") in out
+    assert len(ImageFolder(tmp_path / "set")) == 8
+    assert fake.loaded == [("sd21-unclip", {"device": None, "dtype": None})]
+    code, out, err = run(capsys, *argv)
+    assert (code, COUNTS.search(out).groups()) == (0, ("0", "8", "0"))
+
+
+def test_every_option_arrives(fake, data, tmp_path, capsys):
+    (tmp_path / "names.json").write_text(json.dumps({"cat": "tabby"}))
+    options = ["--prompt", "the {}", "--class-names", tmp_path / "names.json", "--guidance-scale", 3.5, "--seed", 9]
+    options += ["--num-inference-steps", 7, "--noise-level", 5, "--fill-to", 4, "--batch-size", 3, "--dtype", "float32"]
+    assert run(capsys, "generate", data, "--root", tmp_path / "set", "--generator", "x/y", *options)[0] == 0
+    settings = {"guidance_scale": 3.5, "seed": 9, "num_inference_steps": 7, "noise_level": 5}
+    synthetic = AugConditionedSynthetic(
+        ImageFolder(data), generator=fake, root=tmp_path / "set", fill_to=4, prompt="the {}",
+        class_names={"cat": "tabby"}, generate=False, **settings,
+    )  # fmt: skip
+    assert synthetic.targets == [0, 1, 1] and synthetic.provenance(0)["prompt"] == "the tabby"
+    assert set(fake.batches) == {3} and fake.loaded[0][0] == "x/y"
+    assert str(fake.loaded[0][1]["dtype"]) == "torch.float32"
+
+
+def test_the_command_that_the_dataset_names_does_it(fake, data, tmp_path, capsys):
+    import shlex
+
+    want = {"num_per_class": 3, "guidance_scale": 4.0, "prompt": "the {}", "root": tmp_path / "a set"}
+    with pytest.raises(FileNotFoundError, match="6 of 6 synthetic images are missing") as error:
+        AugConditionedSynthetic(ImageFolder(data), generate=False, **want)
+    program, *argv = shlex.split(str(error.value).partition("Make them with: ")[2])
+    assert program == "torch-augcond" and run(capsys, *argv)[0] == 0
+    assert len(AugConditionedSynthetic(ImageFolder(data), generate=False, **want)) == 6
+
+
+def test_shards_make_a_set_between_them(fake, data, tmp_path, capsys, monkeypatch):
+    argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 10]
+    made = int(COUNTS.search(run(capsys, *argv, "--shard", "1/3")[1])[1])
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    made += int(COUNTS.search(run(capsys, *argv)[1])[1])
+    monkeypatch.delenv("RANK")
+    for name, value in {"ID": 7, "MIN": 5, "COUNT": 3, "STEP": 1}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    made += int(COUNTS.search(run(capsys, *argv)[1])[1])
+    assert made == len(ImageFolder(tmp_path / "set")) == 20 == len(set(fake.keys))
+
+
+def test_status(fake, data, tmp_path, capsys):
+    argv = [data, "--root", tmp_path / "a set", "--num-per-class", 5, "--augmentation", "real"]
+    code, out, _ = run(capsys, "status", *argv)
+    assert code == 0 and "10 wanted, 0 made, 0 failed, 10 missing" in out and not (tmp_path / "a set").exists()
+    fake.bad = frozenset([-1])
+    run(capsys, "generate", *argv, "--shard", "0/2")
+    code, out, _ = run(capsys, "status", *argv)
+    made = len(ImageFolder(tmp_path / "a set"))
+    assert 0 < made < 10 and f"10 wanted, {made} made, 0 failed, {10 - made} missing" in out
+    assert f"torch-augcond generate {data} --augmentation real" in out.replace(" --num-per-class 5", "")
+    assert "guidance scale 10, 30 steps, seed 0" in out and fake.fingerprint in out
+    (data / "cat" / "0.png").unlink()
+    assert re.search(r"stale +\d+ images", run(capsys, "status", *argv)[1])
+
+
+def test_over_the_failure_budget(fake, data, tmp_path, capsys):
+    (data / "dog" / "1.png").write_bytes(b"no image")
+    argv = ["generate", data, "--root", tmp_path / "set", "--augmentation", "real"]
+    code, out, _ = run(capsys, *argv)
+    assert code == 3 and COUNTS.search(out).groups() == ("4", "0", "1") and "dog/1.png could not be read" in out
+    assert run(capsys, *argv, "--max-failures", 0.5)[0] == 0
+
+
+def test_verify_sets_damaged_files_aside(fake, data, tmp_path, capsys):
+    root = tmp_path / "set"
+    run(capsys, "generate", data, "--root", root)
+    assert run(capsys, "verify", root)[0] == run(capsys, "verify", root, "--full")[0] == 0
+    victim = next((root / "cat").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-30])
+    code, out, _ = run(capsys, "verify", root, "--dry-run")
+    assert code == 1 and f"{victim}: " in out and "1 damaged" in out and victim.exists()
+    assert run(capsys, "verify", root)[0] == 1 and not victim.exists()
+    assert run(capsys, "verify", root)[0] == 0
+    assert COUNTS.search(run(capsys, "generate", data, "--root", root)[1]).groups() == ("1", "4", "0")
+
+
+def test_preview_draws_every_variant(fake, data, tmp_path, capsys):
+    code, out, _ = run(capsys, "preview", data, "--out", tmp_path / "sheets" / "preview.png", "--rows", 4)
+    sheet = Image.open(tmp_path / "sheets" / "preview.png")
+    assert code == 0 and "preview.png" in out and sheet.format == "PNG"
+    pixels = np.asarray(sheet.convert("RGB"))
+    coloured = (pixels.max(2) != pixels.min(2)).any(axis=0)
+    columns = np.flatnonzero(np.diff(np.concatenate([[0], coloured.astype(int), [0]]))).reshape(-1, 2)
+    assert len(columns) == 1 + len(VARIANTS), "a column for the real images and one for each variant"
+    rows = (pixels.max(2) != pixels.min(2)).any(axis=1)
+    assert (np.diff(np.concatenate([[0], rows.astype(int), [0]])) == 1).sum() == 4
+    assert fake.prompted == 2 and len(fake.loaded) == 1
+
+
+def test_preview_pictures_are_those_of_the_set(fake, data, tmp_path, capsys):
+    """What the sheet shows for `real` is what a set made with the same options holds."""
+    run(capsys, "preview", data, "--out", tmp_path / "p.png", "--rows", 1, "--variants", "real")
+    pixels = np.asarray(Image.open(tmp_path / "p.png"))
+    run(capsys, "generate", data, "--root", tmp_path / "set", "--augmentation", "real")
+    shown = AugConditionedSynthetic(ImageFolder(data), "real", generator=fake, root=tmp_path / "set", generate=False)
+    index = next(i for i in range(len(shown)) if shown.provenance(i)["sources"] == [str(data / "cat" / "0.png")])
+    side = 96
+    want = np.asarray(shown[index][0].resize((side, side), Image.Resampling.NEAREST))
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, (side, side, 3))[:, :, 0]
+    assert (windows == want).all(axis=(2, 3, 4)).sum() == 1
+
+
+def test_preview_leaves_blank_what_can_not_be_read(fake, data, tmp_path, capsys):
+    (data / "cat" / "0.png").write_bytes(b"no image")
+    assert run(capsys, "preview", data, "--out", tmp_path / "p.png", "--variants", "real", "cutmix")[0] == 0
+
+
+def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
+    root = tmp_path / "set"
+    run(capsys, "generate", data, "--root", root, "--num-per-class", 2)
+    for _ in range(2):
+        code, out, _ = run(capsys, "export", root)
+        lines = [json.loads(line) for line in (root / "metadata.jsonl").read_text().splitlines()]
+        assert code == 0 and "4 images" in out and len(lines) == 4
+    for line in lines:
+        assert (root / line["file_name"]).is_file() and line["file_name"].startswith(line["label"] + "/")
+        assert line["prompt"] == f"a photo of a {line['label']}" and line["sources"]
+    assert run(capsys, "verify", root)[0] == 0 and len(ImageFolder(root)) == 4
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv, code, message",
+    [
+        (["generate"], 2, "the following arguments are required: DATA"),
+        (["frobnicate"], 2, "invalid choice: 'frobnicate'"),
+        ([], 2, "COMMAND"),
+        (["generate", "DATA", "--shard", "4/4"], 2, "`shard` must be i/N with 0 <= i < N"),
+        (["generate", "DATA", "--num-per-class", "x"], 2, "invalid int value: 'x'"),
+        (["generate", "DATA", "--num-per-class", "1", "--fill-to", "2"], 2, "not allowed with argument"),
+        (["generate", "DATA", "--batch-size", "0"], 2, "must be an int of 1 or more, but got '0'"),
+        (["generate", "DATA", "--max-failures", "2"], 2, "must be between 0 and 1, but got '2'"),
+        (["generate", "DATA", "--augmentation", "x"], 2, "`augmentation` must be one of text-only"),
+        (["generate", "DATA", "--num-per-class", "-1"], 2, "`num_per_class` must be an int of 0 or more"),
+        (["generate", "DATA", "--num-inference-steps", "0"], 2, "`num_inference_steps` must be an int of 1 or more"),
+        (["generate", "DATA", "--class-names", "DATA/cat/0.png"], 2, "--class-names"),
+        (["preview", "DATA", "--variants", "x"], 2, "invalid choice: 'x'"),
+        (["generate", "nowhere"], 1, "nowhere"),
+        (["generate", "EMPTY"], 1, "Couldn't find any class folder"),
+        (["generate", "DATA", "--root", "DATA"], 1, "`root` must be an empty folder or a set made by this package"),
+        (["status", "DATA", "--root", "DATA/cat/0.png"], 0, ""),
+        (["verify", "EMPTY"], 1, "holds no set of images"),
+        (["export", "EMPTY"], 1, "holds no set of images"),
+    ],
+)
+def test_mistakes_are_one_line(fake, data, tmp_path, capsys, argv, code, message):
+    (tmp_path / "empty").mkdir()
+    argv = [word.replace("DATA", str(data)).replace("EMPTY", str(tmp_path / "empty")) for word in argv]
+    got, out, err = run(capsys, *argv)
+    assert got == code and message in err
+    assert code == 0 or (err.count("\n") == 1 and err.startswith("torch-augcond") and "error: " in err and not out)
+
+
+def test_another_configuration_is_one_line(fake, data, tmp_path, capsys):
+    run(capsys, "generate", data, "--root", tmp_path / "set")
+    code, _, err = run(capsys, "generate", data, "--root", tmp_path / "set", "--seed", 1)
+    assert code == 1 and "`seed` is 0 there, but 1 here" in err and err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(fake, data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no set"):
+        main(["verify", str(tmp_path), "--debug"])
+
+
+def test_warnings_are_one_line(fake, tmp_path, capsys):
+    data = paint_folder(tmp_path / "real", {"12": 1})
+    code, _, err = run(capsys, "generate", data, "--root", tmp_path / "set")
+    assert code == 0 and all(line.startswith("torch-augcond generate: warning: ") for line in err.splitlines())
+    assert "mean nothing in a prompt" in err and "nothing to mix it with" in err
+
+
+def test_large_images_on_a_cpu_say_how_long_they_take(fake, data, tmp_path, capsys):
+    import torch
+
+    fake.device, fake.image_size = torch.device("cpu"), 256
+    fake.estimate_seconds = lambda n, steps: n * steps * 60.0
+    code, _, err = run(capsys, "generate", data, "--root", tmp_path / "set", "--num-per-class", 24)
+    assert code == 0 and "48 images of 256 pixels will take about 1 days on this CPU" in err and '"tiny"' in err
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(1, "1 seconds"), (90, "1.5 minutes"), (9000, "2.5 hours"), (2e5, "2.3 days")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+# --- as a program -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_defaults_and_exit_codes(command, capsys):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0 and "0 done, 1 error, 2 wrong usage, 3 finished" in " ".join(out.split())
+    assert "None" not in out and (command in ("verify", "export") or "default" in out)
+
+
+def test_help_tells_defaults_of_zero_too(capsys):
+    assert "of the whole set (default: 0)" in " ".join(run(capsys, "generate", "--help")[1].split())
+
+
+def test_help_names_every_command(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(re.search(rf"^ +{command} ", out, re.MULTILINE) for command in COMMANDS)
+    assert run(capsys, "--version")[1].startswith("torch-augcond 0.")
+
+
+def test_module_runs_without_loading_torch():
+    code = "import sys\nfrom torch_augcond import cli\ntry: cli.main(['--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+_SLOW = """
+import sys, time
+sys.path[:0] = {path!r}
+import fakes
+from torch_augcond import cli, generators
+class Slow(fakes.FakeGenerator):
+    def generate(self, *args, **options):
+        print("batch", flush=True)
+        time.sleep(0.2)
+        return super().generate(*args, **options)
+generators.load_generator = lambda name, **options: Slow()
+sys.exit(cli.main({argv!r}))
+"""
+
+
+def stopped(root, code, err, number):
+    """What holds after a stop; the number of images made."""
+    assert code == 128 + number and err.count("\n") == 1 and "run the same command again" in err
+    assert not list(root.glob(".augcond-tmp-*"))
+    made = len(ImageFolder(root))
+    assert made >= 8 and made % 4 == 0
+    return made
+
+
+def test_sigterm_leaves_nothing_half_written(fake, data, tmp_path, capsys):
+    root = tmp_path / "set"
+    argv = ["generate", str(data), "--root", str(root), "--num-per-class", "200", "--batch-size", "4"]
+    path = [str(Path(__file__).parent), *filter(None, sys.path)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW.format(path=path, argv=argv)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    for _ in range(3):
+        assert process.stdout.readline() == "batch\n"
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    err = process.stderr.readline()
+    assert time.monotonic() - sent < 5
+    err += process.communicate(timeout=120)[1]
+    made = stopped(root, process.returncode, err, signal.SIGTERM)
+    assert run(capsys, "verify", root, "--full")[0] == 0
+    assert COUNTS.search(run(capsys, *argv)[1]).groups() == (str(400 - made), str(made), "0")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_every_polite_signal_stops_a_batch(fake, data, tmp_path, capsys, name):
+    number, paint, before = getattr(signal, name), fake.generate, signal.getsignal(getattr(signal, name))
+
+    def interrupted(*args, **options):
+        if len(fake.batches) == 2:
+            signal.raise_signal(number)
+        return paint(*args, **options)
+
+    fake.generate = interrupted
+    code, _, err = run(capsys, "generate", data, "--root", tmp_path / "set", "--num-per-class", 20, "--batch-size", 4)
+    assert stopped(tmp_path / "set", code, err, number) == 8
+    assert signal.getsignal(number) is before
+
+
+def test_a_real_pipeline_from_a_folder(data, tmp_path, capsys):
+    """The whole way with diffusers' own classes; the weights are random."""
+    from pipelines import save_pipeline
+
+    folder = save_pipeline(tmp_path / "pipeline")
+    options = ["--generator", folder, "--num-inference-steps", 2, "--device", "cpu"]
+    argv = ["generate", data, "--root", tmp_path / "set", *options]
+    code, out, err = run(capsys, *argv, "--batch-size", 2)
+    assert (code, COUNTS.search(out).groups()) == (0, ("5", "0", "0")), err
+    real = ImageFolder(data)
+    synthetic = AugConditionedSynthetic(
+        real, root=tmp_path / "set", generator=folder, num_inference_steps=2, generate=False
+    )
+    assert synthetic[0][0].size == (32, 32) and synthetic.provenance(0)["settings"]["checkpoint"].startswith("local@")
+    assert run(capsys, "preview", data, "--out", tmp_path / "p.png", "--rows", 2, *options)[0] == 0

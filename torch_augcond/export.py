@@ -1,0 +1,45 @@
+"""A set in the form that Hugging Face's ``datasets`` reads."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from .disk import TEMP_PREFIX, explained, sync_folder
+from .imagefile import read_provenance
+from .progress import Progress, bar
+from .scan import folders, images
+from .store import Store
+
+__all__ = ["export_metadata"]
+
+
+def export_metadata(store: Store, progress: Progress = bar) -> tuple[Path, int]:
+    """Writes ``metadata.jsonl``, one line for each image: file_name, label and all of its provenance.
+
+    ``load_dataset("imagefolder", data_dir=root)`` then gives each image its record. The file is whole or absent, and
+    one written before is replaced.
+
+    Returns:
+        The file, and the number of its lines.
+
+    Raises:
+        Corrupt: If an image is damaged.
+        OSError: If it can't be written.
+    """
+    files = [Path(folder.path, name) for folder in folders(store.root) for name in sorted(images(folder))]
+    target, temp = store.root / "metadata.jsonl", store.root / (TEMP_PREFIX + secrets.token_hex(8))
+    try:
+        with explained(target), open(temp, "x", encoding="utf-8") as out, progress(len(files), "exporting") as shown:
+            for file in files:
+                record = read_provenance(file)
+                line = {"file_name": f"{file.parent.name}/{file.name}", **record, "label": record["class_name"]}
+                out.write(json.dumps(line) + "\n")
+                shown.update(1)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temp, target)
+        sync_folder(store.root)
+    finally:
+        temp.unlink(missing_ok=True)
+    return target, len(files)
