@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_augcond.batches import Batches, windows
+from torch_augcond.generate.batches import Batches, windows
 
 
 @settings(max_examples=25)

@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.dataset import Samples
-from torch_augcond.imagefile import Corrupt
+from torch_augcond.store.imagefile import Corrupt
 
 
 @pytest.fixture

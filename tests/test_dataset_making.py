@@ -9,7 +9,7 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic, EmbedDropout, EmbedMixup, job
-from torch_augcond.imagefile import Corrupt
+from torch_augcond.store.imagefile import Corrupt
 
 
 @pytest.fixture

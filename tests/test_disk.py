@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from torch_augcond import disk
-from torch_augcond.disk import TEMP_PREFIX, publish, read_regular, seal, unseal
+from torch_augcond.store import disk
+from torch_augcond.store.disk import TEMP_PREFIX, publish, read_regular, seal, unseal
 
 
 @pytest.mark.parametrize("indent", [None, 2])

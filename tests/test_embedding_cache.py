@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from torch_augcond.disk import TEMP_PREFIX
-from torch_augcond.embedding_cache import DigestCache, EmbeddingCache, damage
+from torch_augcond.store.disk import TEMP_PREFIX
+from torch_augcond.store.embedding_cache import DigestCache, EmbeddingCache, damage
 
 DIGEST = "0123456789abcdef" * 2
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from torch_augcond.generate import Report, default_batch_size, generate, synthesise
-from torch_augcond.imagefile import read_image, read_provenance
 from torch_augcond.job import Job
 from torch_augcond.progress import silent
 from torch_augcond.request import Request
+from torch_augcond.store.imagefile import read_image, read_provenance
 
 
 @pytest.fixture

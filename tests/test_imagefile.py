@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from torch_augcond.imagefile import MAX_BYTES, Corrupt, check, encode, extension, read_image, read_provenance
+from torch_augcond.store.imagefile import MAX_BYTES, Corrupt, check, encode, extension, read_image, read_provenance
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 PROVENANCE = {"key": KEY, "class_name": "päony \udc80 🌸", "ordinal": 3, "lam": 0.1 + 0.2, "digests": ["a", "b"]}

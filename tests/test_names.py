@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from torch_augcond.names import escape_class, unescape_class
+from torch_augcond.store.names import escape_class, unescape_class
 
 AWKWARD = [
     "", ".", "..", "...", "../..", "/etc/passwd", "a/b", "a\\b", "a\0b", "\n", "CON", "con.txt", "aux ", "COM1",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from torch_augcond.prompts import build_prompts
+from torch_augcond.plan.prompts import build_prompts
 
 
 def test_template_dict_and_function():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_augcond.recipe import Settings, canonical, hash64
+from torch_augcond.plan.recipe import Settings, canonical, hash64
 
 SETTINGS = Settings(
     augmentation=[{"name": "EmbedCutMix", "alpha": 1.0, "span": "leading"}],

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder
 
-from torch_augcond.disk import TEMP_PREFIX, _host, publish
-from torch_augcond.imagefile import check, encode
 from torch_augcond.plan import make_plan
-from torch_augcond.recipe import Settings
+from torch_augcond.plan.recipe import Settings
 from torch_augcond.store import Store, escape_class
+from torch_augcond.store.disk import TEMP_PREFIX, _host, publish
+from torch_augcond.store.imagefile import check, encode
 
 SETTINGS = Settings(
     augmentation=[{"name": "EmbedCutMix", "alpha": 1.0}], num_sources=2, checkpoint="fake@1", image_size=8,

@@ -17,12 +17,12 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.vision import StandardTransform
 
 from . import shards
-from .imagefile import check, load_image
 from .job import FAILURE_BUDGET, Job, NothingMade
 from .progress import bar, silent
-from .readers import layers
 from .request import Request
 from .sources import Sources
+from .sources.readers import layers
+from .store.imagefile import check, load_image
 
 if TYPE_CHECKING:
     from .generators import Generator

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torchvision.datasets import ImageFolder
 
-from . import shards
-from .cli import DONE, ERROR, OVER_BUDGET, UsageError
+from .. import shards
+from ..job import FAILURE_BUDGET, Job, NothingMade
+from ..progress import bar
+from ..request import DEFAULT_GENERATOR, Request
+from ..store import Store
+from ..store.imagefile import Corrupt, read_image
+from ..transforms import VARIANTS
+from . import DONE, ERROR, OVER_BUDGET, UsageError
 from .export import export_metadata
-from .imagefile import Corrupt, read_image
-from .job import FAILURE_BUDGET, Job, NothingMade
 from .preview import contact_sheet
-from .progress import bar
-from .request import DEFAULT_GENERATOR, Request
-from .store import Store
-from .transforms import VARIANTS
 
 if TYPE_CHECKING:
-    from .generators import Generator
+    from ..generators import Generator
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -220,7 +220,7 @@ def _json(path: str) -> Any:
 
 
 def _loader(args: argparse.Namespace) -> Callable[[str], "Generator"]:
-    from .generators import load_generator
+    from ..generators import load_generator
 
     devices = torch.cuda.device_count()
     device = args.device or (f"cuda:{shards.local_rank() % devices}" if devices else None)

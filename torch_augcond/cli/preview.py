@@ -8,12 +8,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch.utils.data import Subset
 from torchvision.transforms.v2.functional import to_pil_image
 
-from .conditions import Memory, centre
-from .generate import default_batch_size, synthesise
-from .plan import Plan, Recipe, make_plan
-from .progress import Progress, bar, track
-from .request import Request
-from .sources import Sources, UnreadableImage
+from ..generate import default_batch_size, synthesise
+from ..generate.conditions import Memory, centre
+from ..plan import Plan, Recipe, make_plan
+from ..progress import Progress, bar, track
+from ..request import Request
+from ..sources import Sources, UnreadableImage
 
 __all__ = ["contact_sheet", "draw"]
 

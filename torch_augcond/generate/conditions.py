@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from ..generators.protocol import Generator
+from ..plan import Recipe
+from ..sources import Sources, UnreadableImage
+from ..transforms import Compose
 from .batches import Batches, windows
-from .generators.protocol import Generator
-from .plan import Recipe
-from .sources import Sources, UnreadableImage
-from .transforms import Compose
 
 __all__ = ["Cache", "Conditions", "Memory", "Row", "centre"]
 
@@ -21,7 +21,7 @@ Failures = MutableMapping[str, str]
 
 
 class Cache(Protocol):
-    """Keeps tensors by name, as `torch_augcond.embedding_cache.EmbeddingCache` does."""
+    """Keeps tensors by name, as `torch_augcond.store.embedding_cache.EmbeddingCache` does."""
 
     def get(self, keys: Sequence[str]) -> Mapping[str, Tensor]: ...
 

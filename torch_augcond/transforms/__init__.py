@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from . import functional as F
+from .. import functional as F
 from .augmentation import Augmentation, Params, number, one_of, positive
 from .compose import Compose
 

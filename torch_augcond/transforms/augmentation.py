@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from . import functional as F
+from .. import functional as F
 
 __all__ = ["Augmentation", "Params", "number", "one_of", "positive"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from .checks import as_int
+from ..checks import as_int
 
 __all__ = ["Recipe", "Settings", "canonical", "canonical_end", "canonical_start", "hash64"]
 

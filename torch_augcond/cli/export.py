@@ -5,11 +5,11 @@ import os
 import secrets
 from pathlib import Path
 
-from .disk import TEMP_PREFIX, explained, sync_folder
-from .imagefile import read_provenance
-from .progress import Progress, bar
-from .scan import folders, images
-from .store import Store
+from ..progress import Progress, bar
+from ..store import Store
+from ..store.disk import TEMP_PREFIX, explained, sync_folder
+from ..store.imagefile import read_provenance
+from ..store.scan import folders, images
 
 __all__ = ["export_metadata"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import functional as F
+from .. import functional as F
 from .augmentation import Augmentation, Params
 
 __all__ = ["Compose"]

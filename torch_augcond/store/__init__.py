@@ -22,7 +22,7 @@ from .imagefile import Corrupt, check, encode, extension, read_provenance
 from .names import escape_class, unescape_class
 
 if TYPE_CHECKING:
-    from .plan import Plan, Recipe, Settings
+    from ..plan import Plan, Recipe, Settings
 
 __all__ = ["Corrupt", "Store", "escape_class", "unescape_class"]
 

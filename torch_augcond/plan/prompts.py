@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
-from .checks import check_names, listed
+from ..checks import check_names, listed
 
 __all__ = ["build_prompts"]
 

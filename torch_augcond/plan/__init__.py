@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .checks import as_int, check_names, listed
+from ..checks import as_int, check_names, listed
 from .prompts import build_prompts
 from .recipe import Recipe, Settings, canonical, canonical_end, canonical_start, hash64
 

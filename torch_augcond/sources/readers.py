@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader, pil_loader
 
-from .checks import listed
+from ..checks import listed
 from .images import check_header, hash_bytes, open_image
 
 __all__ = ["Progress", "class_names", "flatten", "int_labels", "layers", "unique"]

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..functional import span_length
+from ..generators.protocol import BadImages, Generator
+from ..plan import Plan, Recipe, Settings
+from ..progress import Progress, silent
+from ..shards import Shard, owners
+from ..sources import Sources
+from ..store import Store
+from ..transforms import Compose
 from .batches import Batches, windows
 from .conditions import Cache, Conditions, Memory, Row
-from .functional import span_length
-from .generators.protocol import BadImages, Generator
-from .plan import Plan, Recipe, Settings
-from .progress import Progress, silent
-from .shards import Shard, owners
-from .sources import Sources
-from .store import Store
-from .transforms import Compose
 
 __all__ = ["Outcome", "Report", "default_batch_size", "generate", "synthesise"]
 
