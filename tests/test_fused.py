@@ -170,6 +170,7 @@ def test_more_compositions_than_torch_allows_recompilations(traced):
     assert fused._state["works"]
 
 
+@pytest.mark.timeout(900)  # the C++ compiler takes a minute and a half of a free core
 def test_the_compiled_graph(fresh):
     """The real compiler: one graph, the eager numbers, and rows that don't depend on their batch."""
     with warnings.catch_warnings():
