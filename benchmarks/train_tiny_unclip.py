@@ -1,7 +1,7 @@
 """Train the bundled handwriting model `tiny`: `python benchmarks/train_tiny_unclip.py --omniglot ZIP --fonts DIR`.
 
 Run it again to go on from where it stopped. Stages may run side by side: `--stage clip` and `--stage vae` need nothing,
-`--stage unet` needs both, `--stage export` writes the pipeline folder.
+`--stage unet` needs both, `--stage refine` the UNet, `--stage export` writes the pipeline folder.
 """
 
 import argparse
@@ -17,7 +17,8 @@ SIZES = {
 }  # fmt: skip
 VOCABULARY, LENGTH = 1200, 24
 VIEWS = 16  # kept views of each drawing
-STAGES = ("clip", "vae", "unet", "export")
+MINUTES = (22, 22, 60, 15)
+STAGES = ("clip", "vae", "unet", "refine", "export")
 
 
 def main():
@@ -27,7 +28,8 @@ def main():
     parser.add_argument("--work", default="tiny-unclip-work", help="checkpoints and logs (default: %(default)s)")
     parser.add_argument("--out", default="torch_augcond/checkpoints/tiny-unclip", help="default: %(default)s")
     parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all)")
-    parser.add_argument("--minutes", type=float, nargs=3, default=(22, 22, 60), metavar=("CLIP", "VAE", "UNET"))
+    parser.add_argument("--minutes", type=float, nargs=4, default=MINUTES, metavar=tuple(map(str.upper, STAGES[:4])),
+                        help="default: %(default)s")  # fmt: skip
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -39,20 +41,22 @@ def main():
     stages = [args.stage] if args.stage else STAGES
     minutes = dict(zip(STAGES, (*args.minutes, 0), strict=True))
     # A finished stage returns at once, so what a later one needs of it is read by the same call.
-    if {"clip", "unet", "export"} & set(stages):
+    if {"clip", "unet", "refine", "export"} & set(stages):
         clip = trainer.train_clip(data, tokenizer, SIZES, work, minutes=minutes["clip"], batch=128, lr=1e-3)
-    if {"vae", "unet", "export"} & set(stages):
+    if {"vae", "unet", "refine", "export"} & set(stages):
         vae = trainer.train_vae(data, SIZES, work, minutes=minutes["vae"], batch=32, lr=1.5e-3)["vae"]
-    if {"unet", "export"} & set(stages):
+    if {"unet", "refine", "export"} & set(stages):
         sample = torch.randint(len(data), (2048,), generator=torch.Generator().manual_seed(4))
         vae = trainer.standardise(vae, data.views(sample, torch.Generator().manual_seed(5)))
         pool = trainer.cached_pool(work, data, clip["image"], vae, VIEWS)
         text = trainer.hidden_states(clip["text"], tokenizer, data.names)
         drawn_by_hand = torch.tensor(["character" in name for name in data.names])[data.labels]
         weights = torch.where(drawn_by_hand, 3.0, 1.0)
-        unet = trainer.train_unet(
-            data, pool, text, weights, SIZES, work, minutes=minutes["unet"], batch=128, lr=1e-3
-        )["unet"]  # fmt: skip
+        inputs = (data, pool, text, weights, SIZES, work)
+        unet = trainer.train_unet(*inputs, minutes=minutes["unet"], batch=128, lr=1e-3)["unet"]
+    if {"refine", "export"} & set(stages):
+        options = {"name": "refine", "start": unet, "other": 0.0, "seed": 6}
+        unet = trainer.train_unet(*inputs, minutes=minutes["refine"], batch=128, lr=4e-4, **options)["unet"]
     if "export" in stages:
         trainer.export(clip["image"], clip["text"], tokenizer, vae, unet, pool[0], SIZES, args.out)
 

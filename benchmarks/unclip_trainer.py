@@ -1,7 +1,8 @@
 """Train a small unCLIP from nothing, in four stages, and save it as a diffusers `StableUnCLIPImg2ImgPipeline` folder.
 
 Each stage runs for a number of minutes, keeps a checkpoint in the work folder, logs to `<stage>.csv` there and goes on
-from where it stopped: `clip` (image and text encoder), `vae`, `unet`. `export` writes the folder.
+from where it stopped: `clip` (image and text encoder), `vae`, `unet`, `refine` (the UNet on views of one drawing only).
+`export` writes the folder.
 """
 
 import copy
@@ -297,17 +298,23 @@ def hidden_states(text, tokenizer, names):
     return torch.cat([text(part).last_hidden_state for part in ids.split(256)])
 
 
-def train_unet(data, pool, text, weights, sizes, work, *, minutes, batch, lr, other=0.25, dropped=0.05, seed=3):
+def train_unet(
+    data, pool, text, weights, sizes, work, *, minutes, batch, lr,
+    other=0.25, dropped=0.05, seed=3, name="unet", start=None,
+):  # fmt: skip
     """The denoiser, from one view of a drawing (with probability `other` of another drawing of the label) to another.
 
     pool: embeds (N, V, D), latents (N, V, 4, h, w); text: hidden states (names + 1, L, C), the last row of the empty
     prompt; weights (N,): how often a drawing is chosen. Embedding noise as in unCLIP: none for half of the rows, else
     of a random level. Dropped: both conditions, the image alone and the text alone, each with probability `dropped`.
+    A further stage has a name of its own and goes on from the weights of `start`.
     """
     embeds, latents = pool
     rng, (mean, std) = torch.Generator().manual_seed(seed), moments(embeds)
     model = unet(sizes).to(memory_format=torch.channels_last)
-    stage = Stage("unet", {"unet": model}, work, lr=lr, minutes=minutes, ema=0.9995)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    stage = Stage(name, {"unet": model}, work, lr=lr, minutes=minutes, ema=0.9995)
     rng.manual_seed(seed + stage.step)
     noise_steps, level_steps = diffusion(), noising()
     forward = torch.compile(stage.modules["unet"])

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -68,7 +67,10 @@ def fresh(monkeypatch):
 @pytest.fixture
 def traced(fresh, monkeypatch):
     """torch.compile that traces and guards as ever, but spares the C++ compiler."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, fullgraph, options: compile(f, fullgraph=fullgraph, backend="eager")
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- numbers
@@ -144,7 +146,7 @@ def test_no_rows_give_no_rows():
 def test_one_graph_for_all_batch_sizes(traced, ops):
     for n in (DIM, 7, 1, 2, 2 * DIM, 100, 3):
         given = arguments(n, ops=ops)
-        assert torch.equal(fused.condition(**given), fused.condition(**given, compile=False))
+        torch.testing.assert_close(fused.condition(**given), fused.condition(**given, compile=False), atol=1e-6, rtol=0)
     assert compiles() == 1
     assert not counters["graph_break"]
 
@@ -153,7 +155,7 @@ def test_one_graph_for_gathering_from_tables_of_any_length(traced):
     for n, rows in ((6, 6), (4, 9), (1, 5), (8, 1)):
         index = torch.arange(n) % rows
         given = {**arguments(rows), "keys": torch.arange(n), "partners": None, "index": index, "partner_index": index}
-        assert torch.equal(fused.condition(**given), fused.condition(**given, compile=False))
+        torch.testing.assert_close(fused.condition(**given), fused.condition(**given, compile=False), atol=1e-6, rtol=0)
     assert compiles() == 1
 
 
@@ -170,14 +172,15 @@ def test_more_compositions_than_torch_allows_recompilations(traced):
     assert fused._state["works"]
 
 
-@pytest.mark.timeout(900)  # the C++ compiler takes a minute and a half of a free core
 def test_the_compiled_graph(fresh):
-    """The real compiler: one graph, the eager numbers, and rows that don't depend on their batch."""
+    """The real compiler: one graph, the eager numbers to the bit, and rows that don't depend on their batch."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile doesn't work here")
         whole = fused.condition(**arguments(DIM))
     given = arguments(DIM)
-    torch.testing.assert_close(whole, fused.condition(**given, compile=False), atol=1e-6, rtol=0)
+    eager = fused.condition(**given, compile=False)
+    assert torch.equal(whole[:, :DIM], eager[:, :DIM])
+    torch.testing.assert_close(whole, eager, atol=1e-6, rtol=0)  # the level's sines are each library's own
     order = torch.randperm(DIM)
     for size in (1, 2, 5, 17):
         for part, rows in zip(order.split(size), whole[order].split(size)):

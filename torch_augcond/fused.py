@@ -21,6 +21,10 @@ __all__ = ["condition"]
 # ("cutmix", alpha, span, n), ("mixup", alpha, n) or ("dropout", p, rescale, n): the n-th of its kind.
 Op = tuple[Any, ...]
 
+# Inductor repeats an expression wherever it is used, up to this many operations. A hash uses each of its terms twice:
+# at the default of 30, compiling takes four times as long, and the result is no faster.
+_OPTIONS = {"realize_opcount_threshold": 8}
+
 _graphs: dict[Any, Callable[..., Tensor]] = {}
 _state = {"works": True}
 
@@ -170,7 +174,8 @@ def _kind(x: Tensor) -> tuple:
 def _compile(ops: tuple[Op, ...], tensors: list[Tensor | None]) -> tuple[Callable[..., Tensor], Tensor]:
     # torch counts recompilations for each code object; a copy of it gives every graph a count of its own.
     code = _chain.__code__.replace(co_name=f"condition_{len(_graphs)}")
-    graph = partial(torch.compile(types.FunctionType(code, globals(), code.co_name), fullgraph=True), ops)
+    chain = types.FunctionType(code, globals(), code.co_name)
+    graph = partial(torch.compile(chain, fullgraph=True, options=_OPTIONS), ops)
     for x in tensors:
         if x is not None and len(x) > 1:
             torch._dynamo.mark_dynamic(x, 0)

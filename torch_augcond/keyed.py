@@ -71,6 +71,12 @@ def _horner(x: Tensor, *coefficients: float) -> Tensor:
     return y + coefficients[-1]
 
 
+def _sqrt(x: Tensor) -> Tensor:
+    # Compiled code takes the processor's root. torch's eager one is MKL's, which misses the last bit of one float32 in
+    # six; float64 leaves that bit no room.
+    return torch.sqrt(x) if torch.compiler.is_compiling() else torch.sqrt(x.double()).to(x.dtype)
+
+
 def _log(u: Tensor) -> Tensor:
     """log of a normal float32: exponent · log 2 + log m, and log m = 2 artanh((m−1)/(m+1)) for the rest in [½, 1)."""
     bits = u.view(torch.int32)
@@ -119,7 +125,7 @@ def normal(keys: Tensor, purpose: int, num: int) -> Tensor:
         (N,) → (N, num), float32; at most 5.77 from 0, as 23 bits can be.
     """
     words = _words(keys, purpose, num)
-    return torch.sqrt(-2 * _log(_unit(words, 41))) * _cos_turns(_unit(words, 9))
+    return _sqrt(-2 * _log(_unit(words, 41))) * _cos_turns(_unit(words, 9))
 
 
 def beta(keys: Tensor, alpha: float) -> Tensor:
@@ -140,5 +146,5 @@ def beta(keys: Tensor, alpha: float) -> Tensor:
     u, v = uniform(keys, Purpose.LAM, 2).unbind(1)
     cos = _cos_turns(v).double()
     w = (_exp(_log(u).double() / -alpha) - 1) * cos * cos  # t² / 2α
-    small = 0.5 / (1 + w) / (1 + torch.sqrt(1 / (1 + 1 / w)))  # ½ − ½ √(w / (1 + w)) without cancellation
+    small = 0.5 / (1 + w) / (1 + _sqrt(1 / (1 + 1 / w)))  # ½ − ½ √(w / (1 + w)) without cancellation
     return torch.where(cos < 0, small, 1 - small).float()
