@@ -82,21 +82,21 @@ def _log(u: Tensor) -> Tensor:
     bits = u.view(torch.int32)
     m = ((bits & 0x7FFFFF) | 0x3F000000).view(torch.float32)
     s = (m - 1) / (m + 1)
-    series = _horner(s * s, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
+    series = _horner(torch.square(s), 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
     return ((bits >> 23) - 126).to(torch.float32) * math.log(2) + 2 * s * series
 
 
 def _cos_turns(v: Tensor) -> Tensor:
     """cos(2πv) for v in (0, 1), as a sine between −π/2 and π/2, where seven terms are enough for float32."""
     x = ((v - 0.5).abs() - 0.25) * (2 * math.pi)
-    return x * _horner(x * x, *((-1) ** k / math.factorial(2 * k + 1) for k in range(6, -1, -1)))
+    return x * _horner(torch.square(x), *((-1) ** k / math.factorial(2 * k + 1) for k in range(6, -1, -1)))
 
 
 def _exp(x: Tensor) -> Tensor:
     """exp of float64 x ≥ 0: Taylor's series of x/1024, squared ten times. Infinite where exp is."""
     y = _horner(x / 1024, *(1 / math.factorial(k) for k in range(8, -1, -1)))
     for _ in range(10):
-        y = y * y
+        y = torch.square(y)  # unlike y · y, one use of y: Inductor would repeat it a thousand times
     return y
 
 
@@ -145,6 +145,6 @@ def beta(keys: Tensor, alpha: float) -> Tensor:
         return uniform(keys, Purpose.LAM, 1)[:, 0]
     u, v = uniform(keys, Purpose.LAM, 2).unbind(1)
     cos = _cos_turns(v).double()
-    w = (_exp(_log(u).double() / -alpha) - 1) * cos * cos  # t² / 2α
+    w = (_exp(_log(u).double() / -alpha) - 1) * torch.square(cos)  # t² / 2α
     small = 0.5 / (1 + w) / (1 + _sqrt(1 / (1 + 1 / w)))  # ½ − ½ √(w / (1 + w)) without cancellation
     return torch.where(cos < 0, small, 1 - small).float()
