@@ -1,6 +1,7 @@
 """What all transforms have in common: checks of arguments, partners of the same label, keys."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ __all__ = ["Augmentation", "Params", "number", "one_of", "positive"]
 Params = dict[str, Tensor]
 
 
-class Augmentation(nn.Module):
+class Augmentation(nn.Module, ABC):
     """What all have in common: the checks, and where partners and random numbers come from."""
 
     def make_params(self, x: Tensor, *, keys: Tensor | None = None) -> Params:
@@ -23,9 +24,9 @@ class Augmentation(nn.Module):
         _check_input(self, x)
         return self._draw(x, _keys(x, keys))
 
+    @abstractmethod
     def transform(self, x: Tensor, partners: Tensor | None, params: Params) -> Tensor:
         """The augmentation itself: nothing in it is random."""
-        raise NotImplementedError
 
     def forward(
         self,
