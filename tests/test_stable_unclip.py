@@ -167,7 +167,8 @@ def test_images_are_encoded_as_the_pipeline_does():
     with torch.no_grad():
         assert (pipe.image_encoder(pixels).image_embeds - embeds[:2]).abs().max() <= 1e-6
     assert embeds.dtype == torch.float32 and embeds.shape == (3, generator.embed_dim)
-    assert embeds[2].equal(embeds[0])
+    torch.testing.assert_close(embeds[2], embeds[0], atol=1e-5, rtol=0)  # the place in a batch may round differently
+    assert generator.encode_images([noise]).equal(generator.encode_images(images[:1]))  # a tensor or PIL, it's the same
     assert (generator.encode_images(images[1:2]) - embeds[1]).abs().max() <= 1e-6
     assert generator.encode_images([]).shape == (0, 32)
 

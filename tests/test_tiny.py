@@ -34,7 +34,7 @@ def test_is_half_precision_safetensors_of_diffusers_own_classes():
 
 def test_has_the_shape_that_the_card_says(tiny):
     assert (tiny.embed_dim, tiny.image_size, tiny.dtype) == (256, 32, torch.float32)
-    assert tiny.fingerprint.startswith("tiny-unclip@")
+    assert tiny.fingerprint.startswith("local@")
 
 
 def test_normaliser_holds_measured_statistics(tiny):

@@ -319,3 +319,9 @@ def test_class_and_function_agree():
     expected = F.embed_cutmix(x, partners, lam, start)
     assert torch.equal(EmbedCutMix(0.5, "random")(x, partners=partners, keys=keys), expected)
     assert torch.equal(EmbedDropout(0.3)(x, keys=keys), F.embed_dropout(x, keys=keys, p=0.3))
+
+
+def test_a_single_transform_is_as_good_as_a_chain_of_one():
+    assert EmbedDropout(p=0.3).ops == Compose([EmbedDropout(p=0.3)]).ops
+    with pytest.raises(ValueError, match=r"`ops` must be made of transforms of embeddings, but got PixelMixup\("):
+        PixelMixup().ops  # noqa: B018

@@ -90,7 +90,7 @@ class StableUnCLIPGenerator:
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
-        """The image encoder's embeddings, each a function of its image alone.
+        """The image encoder's embeddings, each a function of its image alone (to within rounding).
 
         Args:
             images: RGB images of any size, PIL or uint8 (3, H, W).

@@ -28,6 +28,13 @@ class Augmentation(nn.Module, ABC):
     def transform(self, x: Tensor, partners: Tensor | None, params: Params) -> Tensor:
         """The augmentation itself: nothing in it is random."""
 
+    @property
+    def ops(self) -> tuple:
+        """Itself as a constant of a compiled graph, which a generator takes (see `torch_augcond.fused`)."""
+        if self.stage != "embed":
+            raise ValueError(f"`ops` must be made of transforms of embeddings, but got {self}. Take `.embed`.")
+        return (self._op(0),)
+
     def forward(
         self,
         x: Tensor,
