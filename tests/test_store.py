@@ -7,7 +7,6 @@ import pickle
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torch_augcond.plan import make_plan
 from torch_augcond.plan.recipe import Settings
 from torch_augcond.store import Store, escape_class
-from torch_augcond.store.disk import TEMP_PREFIX, _host, publish
+from torch_augcond.store.disk import TEMP_PREFIX, host, publish
 from torch_augcond.store.imagefile import check, encode
 
 SETTINGS = Settings(
@@ -98,9 +97,9 @@ def test_present_tells_what_is_there(store, plan):
     assert store.present(plan_of(0)).shape == (0,)
 
 
-def test_large_images_are_jpeg(tmp_path, plan):
-    store = Store(tmp_path / "set")
-    store.claim(replace(SETTINGS, image_size=768))
+def test_large_images_are_jpeg(tmp_path):
+    store, plan = Store(tmp_path / "set"), plan_of(settings=replace(SETTINGS, image_size=768))
+    store.claim(plan.settings)
     assert store.write(plan[0], noise(1)[0], {}).suffix == ".jpg"
     assert store.present(plan)[0] and not problems(store)
 
@@ -110,6 +109,21 @@ def test_store_pickles_small(full, plan):
     assert pickle.loads(pickle.dumps(full)).present(plan).all()
 
 
+class PlanOfNothing:
+    """Keys and classes, without a source."""
+
+    settings = SETTINGS
+
+    def __init__(self, keys, rows):
+        self.keys, self._rows = keys, rows
+
+    def by_class(self):
+        return iter(self._rows)
+
+    def __len__(self):
+        return len(self.keys)
+
+
 @pytest.mark.parametrize("size", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_scanning_takes_microseconds_an_image(store, size):
     keys = np.random.default_rng(0).integers(0, 256, (size, 16), np.uint8)
@@ -117,7 +131,8 @@ def test_scanning_takes_microseconds_an_image(store, size):
         (store.root / f"class {start}").mkdir()
         for key in keys[start : start + 1000]:
             (store.root / f"class {start}" / f"{key.tobytes().hex()}.png").touch()
-    plan = SimpleNamespace(keys=keys)
+    rows = [(f"class {start}", slice(start, start + 2000)) for start in range(0, size, 2000)]
+    plan = PlanOfNothing(keys, rows)
     start = time.process_time()
     present = store.present(plan)
     assert time.process_time() - start < 0.1 + 15e-6 * size  # 1.28 million in 20 s
@@ -159,7 +174,7 @@ def test_folder_of_real_images_is_never_taken_for_a_set(tmp_path):
 def test_damaged_record_is_refused_then_restored(full):
     path = full.root / ".augcond.json"
     path.write_text(path.read_text().replace("2.0", "3.0"))
-    with pytest.raises(ValueError, match=r"\.augcond\.json is damaged: its digest.*Remove it"):
+    with pytest.raises(ValueError, match=r"\.augcond\.json is damaged: its digest.*verify` sets it aside"):
         full.claim(SETTINGS)
     assert list(problems(full)) == [path.name]
     full.claim(SETTINGS)
@@ -268,7 +283,7 @@ def _die_while_writing(root):
 
 
 def test_claim_removes_old_temporary_files_only(full):
-    alive = f"{_host()}-{os.getpid()}-0"
+    alive = f"{host()}-{os.getpid()}-0"
     old, new, own = (full.root / (TEMP_PREFIX + name) for name in ("elsewhere-1-old", "elsewhere-1-new", alive))
     old.touch(), new.touch(), own.touch()
     os.utime(old, (0, 0))
@@ -341,6 +356,7 @@ def test_failures_last_until_success(store, plan):
     reasons = {key: failure["reason"] for key, failure in store.failures().items()}
     assert reasons == {plan[0].key: "second", plan[1].key: "no \n pixels \udc80"}
     store.write(plan[0], noise(1)[0], {})
-    with open(next(store.root.glob(".augcond-failures-*")), "ab") as file:
-        file.write(b'{"digest": "cut o')
+    damaged = max(store.root.glob(".augcond-failures-*"), key=lambda path: path.stat().st_size)
     assert list(store.failures()) == [plan[1].key]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert store.failures() == {} and list(problems(store)) == [damaged.name]

@@ -9,7 +9,7 @@ from ..progress import Progress, bar
 from ..store import Store
 from ..store.disk import TEMP_PREFIX, explained, sync_folder
 from ..store.imagefile import read_provenance
-from ..store.scan import folders, images
+from ..store.scan import EXPORTED, folders, images
 
 __all__ = ["export_metadata"]
 
@@ -28,7 +28,7 @@ def export_metadata(store: Store, progress: Progress = bar) -> tuple[Path, int]:
         OSError: If it can't be written.
     """
     files = [Path(folder.path, name) for folder in folders(store.root) for name in sorted(images(folder))]
-    target, temp = store.root / "metadata.jsonl", store.root / (TEMP_PREFIX + secrets.token_hex(8))
+    target, temp = store.root / EXPORTED, store.root / (TEMP_PREFIX + secrets.token_hex(8))
     try:
         with explained(target), open(temp, "x", encoding="utf-8") as out, progress(len(files), "exporting") as shown:
             for file in files:

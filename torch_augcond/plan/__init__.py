@@ -3,7 +3,7 @@
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -219,6 +219,12 @@ class Plan(Sequence[Recipe]):
 
     def __repr__(self) -> str:
         return f"Plan({len(self)} images of {len(np.unique(self.labels))} classes)"
+
+    def by_class(self) -> Iterator[tuple[str, slice]]:
+        """Each class that has images, with their rows."""
+        labels, starts, sizes = np.unique(self.labels, return_index=True, return_counts=True)
+        for label, start, size in zip(labels.tolist(), starts.tolist(), sizes.tolist(), strict=True):
+            yield self._inputs.class_of[label], slice(start, start + size)
 
     def extended(self, max_ordinals: Mapping[str, int]) -> "Plan":
         """This plan with every ordinal up to the given one: an image whose key isn't among them is stale, not surplus.

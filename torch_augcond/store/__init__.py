@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,19 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import scan
-from .disk import explained, make_folder, publish, read_regular, seal, sweep, sync_folder, unseal
+from . import config, scan
+from .disk import explained, make_folder, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
 from .names import escape_class, unescape_class
+from .records import Failures, Stock
+from .turns import Turns
 
 if TYPE_CHECKING:
     from ..plan import Plan, Recipe, Settings
 
 __all__ = ["Corrupt", "Store", "escape_class", "unescape_class"]
 
-_FORMAT = 1
-_FAILURES = ".augcond-failures-"
+_NO_KEYS = np.empty(0, "S16")
 
 
 def _as_keys(names: Iterable[str]) -> np.ndarray:
@@ -70,9 +70,9 @@ class Store:
             raise TypeError(f"`root` must be a path, but got {type(root).__name__}.")
         self.root = Path(root).expanduser().absolute()
         self.aside = self.root.with_name(self.root.name + ".aside")
-        self._session = secrets.token_hex(4)
         self._extension: str | None = None
         self._ready: set[str] = set()  # class folders seen
+        self._failures, self._stock = Failures(self.root), Stock(self.root)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
@@ -88,26 +88,8 @@ class Store:
             raise NotADirectoryError(f"`root` must be a folder, but {self.root} is a file. Choose another `root`.")
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-        if not (self.root / scan.CONFIG).exists():
-            self._write_config(settings)
-        recorded = type(settings)(**self.recorded())
-        if differences := settings.differences(recorded):
-            raise ValueError(
-                f"`root` must hold one set, but {self.root} was made with another configuration: "
-                f"{'; '.join(differences)}. Choose another `root`, or the configuration it was made with."
-            )
+        config.claim(self.root, settings)
         sweep(self.root)
-
-    def _write_config(self, settings: Settings) -> None:
-        if foreign := scan.foreign(self.root):
-            raise ValueError(
-                f"`root` must be an empty folder or a set made by this package, but {self.root} holds {foreign!r}. "
-                "Choose another `root`."
-            )
-        with suppress(FileExistsError):  # another process was first: what it wrote is read and compared
-            record = seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2)
-            publish(record, self.root / scan.CONFIG, self.root, replace=False)
-            sync_folder(self.root)
 
     def recorded(self) -> dict[str, Any]:
         """The settings ``root`` was claimed with, as plain values.
@@ -116,18 +98,7 @@ class Store:
             FileNotFoundError: If nobody has claimed it.
             ValueError: If the record is damaged or from a newer version.
         """
-        path = self.root / scan.CONFIG
-        try:
-            record = unseal(read_regular(path, scan.MAX_METADATA), indent=2)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{self.root} holds no set of images: there is no {scan.CONFIG}.") from None
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is damaged: {error}. Remove it, and the next run with the set's own configuration restores it."
-            ) from error
-        if (got := record.get("format")) != _FORMAT:
-            raise ValueError(f"{path} must have format {_FORMAT}, but got {got}. Update torch-augcond.")
-        return record["settings"]
+        return config.recorded(self.root)
 
     def path(self, class_name: str, key: str) -> Path:
         """Where image ``key`` of a class lies or will lie."""
@@ -140,8 +111,14 @@ class Store:
         Shape:
             Output: bool ``(len(plan),)``.
         """
-        found = [_as_keys(scan.images(folder)) for folder in scan.folders(self.root)]
-        return _among(_plan_keys(plan), np.sort(np.concatenate([*found, np.empty(0, "S16")])))
+        there = np.zeros(len(plan), dtype=bool)
+        keys, ending = _plan_keys(plan), f".{extension(plan.settings.image_size)}"
+        folders = {folder.name: folder for folder in scan.folders(self.root)}
+        for name, rows in plan.by_class():
+            if folder := folders.get(escape_class(name)):
+                found = [name for name in scan.images(folder) if name.endswith(ending)]
+                there[rows] = _among(keys[rows], np.sort(_as_keys(found)))
+        return there
 
     def write(self, recipe: Recipe, image: torch.Tensor, provenance: dict[str, Any]) -> Path:
         """Writes one image: afterwards it is there, whole, and outlives a power cut. See `write_many`."""
@@ -199,20 +176,26 @@ class Store:
 
         Those above the plan's count are kept: they belong to the set as soon as the count is raised again.
         """
-        known, unknown = np.sort(_plan_keys(plan)), []
-        for folder in scan.folders(self.root):
-            names = scan.images(folder)
-            strange = ~_among(_as_keys(names), known)
-            unknown += [Path(folder.path, names[i]) for i in np.flatnonzero(strange)]
+        unknown = self._strangers(plan)
         ordinals: dict[str, int] = {}
         for path in unknown:
             with suppress(Corrupt, FileNotFoundError):  # nobody knows where a damaged one belongs
                 record = read_provenance(path)
                 ordinals[record["class_name"]] = max(record["ordinal"], ordinals.get(record["class_name"], 0))
-        if ordinals:
-            known = np.sort(_plan_keys(plan.extended(ordinals)))
-        kept = _among(_as_keys(path.stem for path in unknown), known)
-        return [path for path, keep in zip(unknown, kept, strict=True) if not keep]
+        if not ordinals:
+            return unknown
+        strange = set(self._strangers(plan.extended(ordinals)))
+        return [path for path in unknown if path in strange]
+
+    def _strangers(self, plan: Plan) -> list[Path]:
+        """The images that ``plan`` doesn't have, or not in that class."""
+        keys, found = _plan_keys(plan), []
+        known = {escape_class(name): np.sort(keys[rows]) for name, rows in plan.by_class()}
+        for folder in scan.folders(self.root):
+            names = scan.images(folder)
+            strange = ~_among(_as_keys(names), known.get(folder.name, _NO_KEYS))
+            found += [Path(folder.path, names[i]) for i in np.flatnonzero(strange)]
+        return found
 
     def set_aside(self, path: Path, why: str) -> None:
         """Moves a file out of the set, to ``<root>.aside/<why>/<class>``; it is no error if it is gone already.
@@ -226,6 +209,8 @@ class Store:
         target = self.aside / why / path.relative_to(self.root)
         with explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
+            if why == "corrupt" and os.path.lexists(target):
+                target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
             with suppress(FileNotFoundError):
                 shutil.move(path, target)
         if path.parent != self.root:
@@ -253,7 +238,7 @@ class Store:
     def verify(self, *, repair: bool = True) -> Iterator[tuple[Path, str | None]]:
         """Reads every file of the set; yields each with what is wrong with it, or ``None``.
 
-        What is missing is not here: ask `present` afterwards.
+        At the end come those that are gone, though they were there when the set was last filled (`take_stock`).
 
         Args:
             repair: Whether what is damaged, or lies in a class folder and is no image of it, is set aside (to be made
@@ -263,29 +248,29 @@ class Store:
             if reason and repair:
                 self.set_aside(path, "corrupt")
             yield path, reason
+        for path in self._stock.missing():
+            yield path, "it is gone"
         if repair:
             sweep(self.root)
             for folder in scan.folders(self.root):
                 with suppress(OSError):
                     os.rmdir(folder.path)
 
+    def take_stock(self, plan: Plan, present: np.ndarray) -> None:
+        """Writes down which images of ``plan`` there are (``present``), so that `verify` misses what is gone later."""
+        self._stock.take(plan, present)
+
+    def turns(self, plan: Plan, rows: Sequence[int], size: int) -> Turns:
+        """Deals out the images in these ``rows``, so that processes filling one set hardly make one twice."""
+        return Turns(self, plan, rows, size)
+
     def record_failure(self, recipe: Recipe, reason: str) -> None:
-        """Notes why an image could not be made: one line in a file of this process's own."""
-        fields = {"key": recipe.key, "class_name": recipe.class_name, "prompt": recipe.prompt, "reason": reason}
-        line = seal({"time": time.time(), **fields}) + b"\n"
-        path = self.root / f"{_FAILURES}{os.getpid()}-{self._session}.jsonl"
-        with explained(path, len(line)), open(path, "ab", buffering=0) as file:
-            file.write(line)
+        """Notes why an image could not be made, until it is."""
+        self._failures.add(recipe, reason)
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """The last failure of each image that is still missing: {key: {"time", "class_name", "prompt", "reason"}}."""
-        records = []
-        for path in scan.metadata(self.root, _FAILURES):
-            with suppress(ValueError, FileNotFoundError):
-                for line in read_regular(path, scan.MAX_METADATA).splitlines():
-                    with suppress(ValueError):  # a line cut off by a kill
-                        records.append(unseal(line))
-        latest = {record.pop("key"): record for record in sorted(records, key=lambda record: record["time"])}
+        latest = self._failures.latest()
         return {k: record for k, record in latest.items() if not self.path(record["class_name"], k).is_file()}
 
     def embeddings(self, fingerprint: str) -> EmbeddingCache:
@@ -295,5 +280,3 @@ class Store:
     def digest_cache(self) -> DigestCache:
         """The cache of source files' digests."""
         return DigestCache(self.root)
-
-

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMP_PREFIX = ".augcond-tmp-"
+MAX_METADATA = 1 << 30  # bytes in a file that is no image
 _ATTEMPTS = 8
 _DAY = 24 * 60 * 60
 
@@ -36,6 +37,17 @@ def unseal(text: bytes, payload: bytes = b"", indent: int | None = None) -> dict
     if not whole:
         raise ValueError("its digest does not match its content")
     return record
+
+
+def seal_with(payload: bytes, record: dict) -> bytes:
+    """``record`` in a line of its own, sealed together with the ``payload`` that follows it."""
+    return seal(record, payload) + b"\n" + payload
+
+
+def unseal_with(data: bytes) -> tuple[dict, bytes]:
+    """The record and the payload of `seal_with`; any other byte is a ``ValueError``."""
+    line, newline, payload = data.partition(b"\n")
+    return unseal(line if newline else b"", payload), payload
 
 
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
@@ -106,17 +118,17 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
-def publish(data: bytes, path: Path, root: Path, *, replace: bool = True) -> None:
+def publish(data: bytes, path: Path, root: Path, *, replace: bool = True, sync: bool = True) -> None:
     """Puts ``data`` at ``path``, whole or not at all, whatever happens meanwhile and whoever does the same.
 
     The temporary file lies in ``root`` (the same file system, and never inside a class folder). With ``replace=False``
     the first to publish wins and the others get a ``FileExistsError``. The name outlives a power cut only after
-    `sync_folder`.
+    `sync_folder`, the content not even then with ``sync=False``.
     """
     with explained(path, len(data)):
         for attempt in range(_ATTEMPTS):
             try:
-                return _publish(data, path, root, replace)
+                return _publish(data, path, root, replace, sync)
             except FileNotFoundError:  # a clean-up elsewhere took the temporary file or the emptied folder: once more
                 if attempt == _ATTEMPTS - 1 or not root.is_dir():
                     raise
@@ -124,13 +136,14 @@ def publish(data: bytes, path: Path, root: Path, *, replace: bool = True) -> Non
                     make_folder(path.parent)
 
 
-def _publish(data: bytes, path: Path, root: Path, replace: bool) -> None:
-    temp = root / f"{TEMP_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(8)}"
+def _publish(data: bytes, path: Path, root: Path, replace: bool, sync: bool) -> None:
+    temp = root / f"{TEMP_PREFIX}{host()}-{os.getpid()}-{secrets.token_hex(8)}"
     try:
         with open(temp, "xb") as file:  # "x" follows no link; its mode is what the umask says
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         if replace:
             os.replace(temp, path)
         else:
@@ -140,7 +153,8 @@ def _publish(data: bytes, path: Path, root: Path, replace: bool) -> None:
             temp.unlink()
 
 
-def _host() -> str:
+def host() -> str:
+    """This machine's name, in eight characters."""
     return hashlib.blake2b(socket.gethostname().encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
@@ -151,14 +165,15 @@ def sweep(root: Path) -> None:
     """
     for path in [Path(root, name) for name in os.listdir(root) if name.startswith(TEMP_PREFIX)]:
         with suppress(OSError):
-            if _writer_is_dead(path.name) or time.time() - path.lstat().st_mtime > _DAY:
+            if writer_is_dead(path.name) or time.time() - path.lstat().st_mtime > _DAY:
                 path.unlink()
 
 
-def _writer_is_dead(name: str) -> bool:
-    host, _, rest = name.removeprefix(TEMP_PREFIX).partition("-")
+def writer_is_dead(name: str) -> bool:
+    """Whether the process that made a temporary file of this name is known to be gone."""
+    machine, _, rest = name.removeprefix(TEMP_PREFIX).partition("-")
     pid = rest.partition("-")[0]
-    if host != _host() or not pid.isdecimal() or os.name == "nt":  # there, asking a process would end it
+    if machine != host() or not pid.isdecimal() or os.name == "nt":  # there, asking a process would end it
         return False
     try:
         os.kill(int(pid), 0)

@@ -1,27 +1,36 @@
 """What lies in the directory of a set, looked at without following a link."""
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from .disk import TEMP_PREFIX, read_regular, unseal
+from .disk import MAX_METADATA, TEMP_PREFIX, read_regular, unseal, unseal_with
 from .embedding_cache import damage
-from .imagefile import Corrupt, check
+from .imagefile import Corrupt, check, read_provenance
 from .names import escape_class
 
 CONFIG = ".augcond.json"
+EXPORTED = "metadata.jsonl"
+INDEX = ".augcond-index-"  # and the digest of what is in it
+_SEEN = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
 IMAGE = re.compile(r"[0-9a-f]{32}\.(png|jpg)")
-MAX_METADATA = 1 << 30
 
 
-def entries(folder: str | os.PathLike) -> list[os.DirEntry]:
-    """What lies in ``folder`` apart from dot-files, by name; nothing if it is not there (any more)."""
+def entries(folder: str | os.PathLike, *, hidden: bool = False) -> list[os.DirEntry]:
+    """What lies in ``folder``, by name; of hidden entries at most what an ImageFolder would see."""
     try:
         with os.scandir(folder) as found:
-            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            return sorted((e for e in found if e.name[0] != "." or (hidden and _is_seen(e))), key=lambda e: e.name)
     except FileNotFoundError:
         return []
+
+
+def _is_seen(entry: os.DirEntry) -> bool:
+    """As macOS' ``._*.png`` and Jupyter's ``.ipynb_checkpoints``."""
+    return entry.is_symlink() or entry.is_dir() or entry.name.lower().endswith(_SEEN)
 
 
 def folders(root: str | os.PathLike) -> list[os.DirEntry]:
@@ -51,8 +60,16 @@ def foreign(root: Path) -> str | None:
     for entry in entries(root):
         inside = entries(entry.path) if entry.is_dir(follow_symlinks=False) else [entry]
         for other in inside[:1]:
-            if not IMAGE.fullmatch(other.name):
+            if not IMAGE.fullmatch(other.name) and other.path != os.path.join(root, EXPORTED):
                 return os.path.relpath(other.path, root)
+    return None
+
+
+def settings(root: Path) -> dict | None:
+    """What some whole image of the set says that it was made with."""
+    for path in (Path(folder.path, name) for folder in folders(root) for name in images(folder)):
+        with suppress(Corrupt, OSError):
+            return read_provenance(path).get("settings")
     return None
 
 
@@ -61,11 +78,15 @@ def inspect(root: Path) -> Iterator[tuple[Path, str | None]]:
     for path in metadata(root, ".augcond"):
         if not path.name.startswith(TEMP_PREFIX):
             yield path, _metadata_problem(path)
-    for entry in entries(root):
+    for entry in entries(root, hidden=True):
+        if entry.name.startswith(".augcond"):
+            continue
         if entry.is_symlink():
             yield Path(entry.path), "it is a link, which an ImageFolder would follow"
+        elif entry.is_dir() and entry.name.startswith("."):
+            yield Path(entry.path), "an ImageFolder would take it for a class"
         elif entry.is_dir():
-            for inside in entries(entry.path):
+            for inside in entries(entry.path, hidden=True):
                 yield Path(inside.path), _image_problem(inside, entry.name)
 
 
@@ -78,6 +99,8 @@ def _image_problem(entry: os.DirEntry, folder: str) -> str | None:
         return None
     except Corrupt as error:
         return error.reason
+    except OSError as error:  # a bad sector, say
+        return _unreadable(error)
     return None if escape_class(name) == folder else f"it belongs to class {name!r}"
 
 
@@ -86,10 +109,18 @@ def _metadata_problem(path: Path) -> str | None:
         return damage(path)
     try:
         data = read_regular(path, MAX_METADATA)
-        for line in [data] if path.name == CONFIG else data.splitlines():
-            unseal(line, indent=2 if path.name == CONFIG else None)
+        if path.name.startswith(INDEX):
+            whole = path.name == INDEX + hashlib.blake2b(data, digest_size=16).hexdigest()
+            return None if whole else "its content does not match its name"
+        unseal(data, indent=2) if path.name == CONFIG else unseal_with(data)
     except ValueError as error:
         return str(error)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        return _unreadable(error)
     return None
+
+
+def _unreadable(error: OSError) -> str:
+    return f"it can't be read ({os.strerror(error.errno)})" if error.errno else f"it can't be read ({error})"

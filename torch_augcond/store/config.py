@@ -1,0 +1,78 @@
+"""The record of what a directory is a set of: written once, by whoever comes first."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import scan
+from .disk import MAX_METADATA, publish, read_regular, seal, sync_folder, unseal
+
+if TYPE_CHECKING:
+    from ..plan import Settings
+
+__all__ = ["claim", "recorded"]
+
+_FORMAT = 1
+
+
+def claim(root: Path, settings: "Settings") -> None:
+    """Makes a folder the set of these settings, or finds that it is.
+
+    Raises:
+        ValueError: If it holds another set, or files that are no set.
+        OSError: If it can't be written.
+    """
+    if not (root / scan.CONFIG).exists():
+        _write(root, settings)
+    _compare(root, settings, recorded(root))
+
+
+def recorded(root: Path) -> dict[str, Any]:
+    """The settings a folder was claimed with, as plain values.
+
+    Raises:
+        FileNotFoundError: If nobody has claimed it.
+        ValueError: If the record is damaged or from a newer version.
+    """
+    path = root / scan.CONFIG
+    try:
+        record = unseal(read_regular(path, MAX_METADATA), indent=2)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{root} holds no set of images: there is no {scan.CONFIG}.") from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. `torch-augcond verify` sets it aside, and the next run with the set's own "
+            "configuration restores it."
+        ) from error
+    if (got := record.get("format")) != _FORMAT:
+        raise ValueError(f"{path} must have format {_FORMAT}, but got {got}. Update torch-augcond.")
+    return record["settings"]
+
+
+def _compare(root: Path, settings: "Settings", there: dict[str, Any]) -> None:
+    try:
+        differences = settings.differences(type(settings)(**there))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`root` must be a set of this version's form, but {root} is not: {error}. Update torch-augcond."
+        ) from error
+    if differences:
+        raise ValueError(
+            f"`root` must hold one set, but {root} was made with another configuration: {'; '.join(differences)}. "
+            "Choose another `root`, or the configuration it was made with."
+        )
+
+
+def _write(root: Path, settings: "Settings") -> None:
+    if foreign := scan.foreign(root):
+        raise ValueError(
+            f"`root` must be an empty folder or a set made by this package, but {root} holds {foreign!r}. "
+            "Choose another `root`."
+        )
+    if made := scan.settings(root):  # the record is gone, but the images know
+        _compare(root, settings, made)
+    with suppress(FileExistsError):  # another process was first: what it wrote is read and compared
+        publish(
+            seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2), root / scan.CONFIG, root, replace=False
+        )
+        sync_folder(root)

@@ -1,0 +1,122 @@
+"""How processes that fill one set share the work: by notes of what each is at, which are no locks."""
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .disk import MAX_METADATA, TEMP_PREFIX, host, publish, read_regular, writer_is_dead
+from .scan import metadata
+
+if TYPE_CHECKING:
+    from ..plan import Plan, Recipe
+    from . import Store
+
+_MARK = "-turn-"
+LEASE_SECONDS = 15 * 60  # a note that hasn't been renewed for so long binds nobody
+POLL_SECONDS = 0.5
+
+
+class Turns:
+    """Deals out the images that are to be made, so that processes at work on one set hardly make one twice.
+
+    Each notes in a file of its own what it is at, and leaves to the others what they have noted. Nothing rests on it:
+    where a note is lost or seen late, an image is made twice, and the one written last is as good as the first. The
+    notes of dead processes bind nobody.
+
+    Args:
+        store: The set.
+        plan: Its images.
+        rows: Those that are to be made.
+        size: How many to note at once.
+
+    Example:
+        >>> with Turns(store, plan, missing, 64) as turns:
+        ...     for recipes in turns:  # once, unless others are at work on some of them
+        ...         for recipe in recipes:
+        ...             store.write(recipe, make(recipe), {})
+        ...             turns.done([recipe])
+    """
+
+    def __init__(self, store: "Store", plan: "Plan", rows: Sequence[int], size: int):
+        self._store, self._plan, self._rows, self._size = store, plan, list(rows), size
+        self._path = store.root / f"{TEMP_PREFIX}{host()}-{os.getpid()}{_MARK}{secrets.token_hex(4)}"
+        self._noted: set[bytes] = set()
+        self._left: list[int] = []
+        self._random = random.Random(secrets.randbits(64))
+
+    def __enter__(self) -> "Turns":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):
+            self._path.unlink()
+
+    def __iter__(self) -> Iterator[Iterator["Recipe"]]:
+        """Each item is a pass over what is still to be made; it never waits, but between two passes this does."""
+        if self._rows and self._others():
+            start = self._random.randrange(len(self._rows))  # elsewhere than they began
+            self._rows = self._rows[start:] + self._rows[:start]
+        while self._rows:
+            self._left = []
+            yield self._pass()
+            if len(self._left) == len(self._rows):
+                time.sleep(POLL_SECONDS * self._random.random())
+            self._rows = self._left
+
+    def _pass(self) -> Iterator["Recipe"]:
+        for start in range(0, len(self._rows), self._size):
+            rows = self._rows[start : start + self._size]
+            recipes = [self._plan[row] for row in rows]
+            mine = self._take({_key(recipe) for recipe in recipes})
+            self._left += [row for row, recipe in zip(rows, recipes, strict=True) if _key(recipe) not in mine]
+            todo = [recipe for recipe in recipes if _key(recipe) in mine]
+            # Only now: whoever made one of them in the meantime took it off its note afterwards.
+            there = [recipe for recipe in todo if self._store.path(recipe.class_name, recipe.key).is_file()]
+            self.done(there)
+            yield from (recipe for recipe in todo if recipe not in there)
+
+    def _take(self, keys: set[bytes]) -> set[bytes]:
+        """Those of ``keys`` that only this process has noted; of two that note one at once, neither takes it."""
+        free = keys - self._others()
+        if free:
+            self._note(self._noted | free)
+            if taken := free & self._others():
+                self._note(self._noted - taken)
+        return free & self._noted
+
+    def done(self, recipes: Iterable["Recipe"]) -> None:
+        """Takes what is made, or has failed, off the note; others who miss it may try it. Renews the rest."""
+        self._note(self._noted - {_key(recipe) for recipe in recipes})
+
+    def _note(self, keys: set[bytes]) -> None:
+        self._noted = keys
+        publish(b"".join(keys), self._path, self._store.root, sync=False)
+
+    def _others(self) -> set[bytes]:
+        """What other processes are at, as far as they are alive."""
+        noted: set[bytes] = set()
+        for path in metadata(self._store.root, TEMP_PREFIX):
+            with suppress(OSError, ValueError):
+                if (
+                    _MARK in path.name
+                    and path != self._path
+                    and not writer_is_dead(path.name)
+                    and not self._is_old(path)
+                ):
+                    data = read_regular(path, MAX_METADATA)
+                    noted.update(data[i : i + 16] for i in range(0, len(data), 16))
+        return noted
+
+    def _is_old(self, path: Path) -> bool:
+        # By the clock of the file system, which may not be this machine's.
+        now = self._path.stat().st_mtime if self._path.exists() else time.time()
+        return now - path.lstat().st_mtime > LEASE_SECONDS
+
+
+def _key(recipe: "Recipe") -> bytes:
+    return bytes.fromhex(recipe.key)
