@@ -17,7 +17,7 @@ SIZES = {
 }  # fmt: skip
 VOCABULARY, LENGTH = 1200, 24
 VIEWS = 16  # kept views of each drawing
-MINUTES = (22, 22, 60, 15)
+MINUTES = (22, 22, 60, 80)
 STAGES = ("clip", "vae", "unet", "refine", "export")
 
 
@@ -55,7 +55,7 @@ def main():
         inputs = (data, pool, text, weights, SIZES, work)
         unet = trainer.train_unet(*inputs, minutes=minutes["unet"], batch=128, lr=1e-3)["unet"]
     if {"refine", "export"} & set(stages):
-        options = {"name": "refine", "start": unet, "other": 0.0, "seed": 6}
+        options = {"name": "refine", "start": unet, "other": 0.0, "same": 1.0, "seed": 6}
         unet = trainer.train_unet(*inputs, minutes=minutes["refine"], batch=128, lr=4e-4, **options)["unet"]
     if "export" in stages:
         trainer.export(clip["image"], clip["text"], tokenizer, vae, unet, pool[0], SIZES, args.out)

@@ -1,8 +1,8 @@
 """Train a small unCLIP from nothing, in four stages, and save it as a diffusers `StableUnCLIPImg2ImgPipeline` folder.
 
 Each stage runs for a number of minutes, keeps a checkpoint in the work folder, logs to `<stage>.csv` there and goes on
-from where it stopped: `clip` (image and text encoder), `vae`, `unet`, `refine` (the UNet on views of one drawing only).
-`export` writes the folder.
+from where it stopped: `clip` (image and text encoder), `vae`, `unet`, `refine` (the UNet, conditioned on the very view it
+draws). `export` writes the folder.
 """
 
 import copy
@@ -300,14 +300,15 @@ def hidden_states(text, tokenizer, names):
 
 def train_unet(
     data, pool, text, weights, sizes, work, *, minutes, batch, lr,
-    other=0.25, dropped=0.05, seed=3, name="unet", start=None,
+    other=0.25, same=0.0, dropped=0.05, seed=3, name="unet", start=None,
 ):  # fmt: skip
-    """The denoiser, from one view of a drawing (with probability `other` of another drawing of the label) to another.
+    """The denoiser, from a random view of a drawing to another, or of what else the two probabilities say.
 
     pool: embeds (N, V, D), latents (N, V, 4, h, w); text: hidden states (names + 1, L, C), the last row of the empty
-    prompt; weights (N,): how often a drawing is chosen. Embedding noise as in unCLIP: none for half of the rows, else
-    of a random level. Dropped: both conditions, the image alone and the text alone, each with probability `dropped`.
-    A further stage has a name of its own and goes on from the weights of `start`.
+    prompt; weights (N,): how often a drawing is chosen. The condition is, with probability `other`, of another drawing
+    of the label and, with probability `same`, of the target's own view, as in unCLIP. Embedding noise as there: none
+    for half of the rows, else of a random level. Dropped: both conditions, the image alone and the text alone, each
+    with probability `dropped`. A further stage has a name of its own and goes on from the weights of `start`.
     """
     embeds, latents = pool
     rng, (mean, std) = torch.Generator().manual_seed(seed), moments(embeds)
@@ -326,8 +327,10 @@ def train_unet(
     def loss_of(step):
         target = torch.multinomial(weights, n, replacement=True, generator=rng)
         source = torch.where(torch.rand(n, generator=rng) < other, data.another(target, rng), target)
-        clean = latents[target, draw(views)].float().contiguous(memory_format=torch.channels_last)
-        image = (embeds[source, draw(views)].float() - mean) / std
+        view = draw(views)
+        clean = latents[target, view].float().contiguous(memory_format=torch.channels_last)
+        seen = torch.where(torch.rand(n, generator=rng) < same, view, draw(views))
+        image = (embeds[source, seen].float() - mean) / std
         level = (torch.rand(n, generator=rng).mul(2).sub(1).clamp(min=0).pow(2) * 999).long()
         image = level_steps.add_noise(image, torch.randn(image.shape, generator=rng), level) * std + mean
         image = torch.cat([image, get_timestep_embedding(level, image.shape[1])], 1)

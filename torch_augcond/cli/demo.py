@@ -27,8 +27,12 @@ POOL = 50  # images of each class that the training images are drawn from
 BATCH = 64
 ARMS = ("real", "real, affine", "real + synthetic, affine")
 
-PLAIN = [v2.Grayscale(), v2.ToImage(), v2.Resize(28), v2.ToDtype(torch.float32, scale=True)]
-AFFINE = [*PLAIN, v2.RandomAffine(degrees=15, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=10)]
+# Small images are several times faster to turn and scale as PIL images than as tensors.
+SMALL, TENSOR = [v2.Grayscale(), v2.Resize(28)], [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+RANDOM = v2.RandomAffine(
+    degrees=15, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=10, interpolation=v2.InterpolationMode.BILINEAR
+)
+PLAIN, AFFINE = v2.Compose([*SMALL, *TENSOR]), v2.Compose([*SMALL, RANDOM, *TENSOR])
 
 
 def add_arguments(parser):
@@ -64,21 +68,26 @@ def run(args):
     for seed in range(args.seeds):
         folder = out / f"{args.shots}-shot" / f"seed{seed}"
         train, held_out = write_split(images, labels, folder / "real", args.shots, seed, args.split)
-        real = ImageFolder(train, transform=v2.Compose(AFFINE))
-        synthetic = AugConditionedSynthetic(
-            real, args.augmentation, generator=generator, num_per_class=args.num_per_class, seed=seed,
-            guidance_scale=args.guidance_scale, root=folder / f"{args.augmentation}-{args.guidance_scale:g}",
-        )  # fmt: skip
-        mixed = real + synthetic
-        half = MixedRealSyntheticSampler(
-            mixed, synthetic_fraction=args.synthetic_fraction, seed=seed, epoch_length=args.updates * BATCH
-        )
-        plain = ImageFolder(train, transform=v2.Compose(PLAIN))
-        for arm, data, sampler in zip(ARMS, (plain, real, mixed), (None, None, half), strict=True):
+        for arm, (data, sampler) in arms(train, folder, generator, args, seed).items():
             table[arm].append(accuracy(train_classifier(data, sampler, args.updates, seed), *held_out))
             print(f"seed {seed}  {arm:<26}{table[arm][-1]:6.1%}", flush=True)
     sheet(out / f"{args.shots}-shot" / "seed0" / "real", generator, args).save(out / "preview.png")
     report(table, args, out, time.monotonic() - start)
+
+
+def arms(train, folder, generator, args, seed):
+    """What each classifier learns from: {arm: (dataset, sampler)}. Makes the synthetic images, below `folder`."""
+    real = ImageFolder(train, transform=AFFINE)
+    synthetic = AugConditionedSynthetic(
+        real, args.augmentation, generator=generator, num_per_class=args.num_per_class, seed=seed,
+        guidance_scale=args.guidance_scale, root=folder / f"{args.augmentation}-{args.guidance_scale:g}",
+    )  # fmt: skip
+    mixed = real + synthetic
+    half = MixedRealSyntheticSampler(
+        mixed, synthetic_fraction=args.synthetic_fraction, seed=seed, epoch_length=args.updates * BATCH
+    )
+    plain = ImageFolder(train, transform=PLAIN)
+    return dict(zip(ARMS, ((plain, None), (real, None), (mixed, half)), strict=True))
 
 
 def digits():
@@ -113,10 +122,11 @@ def train_classifier(dataset, sampler, updates, seed):
     """A small convolutional network after `updates` steps of AdamW, one cycle of the learning rate."""
     torch.manual_seed(seed)
     layers, width = [], 1
-    for channels in (32, 64, 96):
+    for channels in (16, 32, 64):
         layers += [nn.Conv2d(width, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU(), nn.MaxPool2d(2)]
         width = channels
-    model = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(96 * 9, len(NAMES)))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 9, len(NAMES)))
+    model.to(memory_format=torch.channels_last)  # twice as fast on a CPU
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, updates)
     if sampler is None:
@@ -153,6 +163,8 @@ def report(table, args, out, seconds):
     print(f"\nAccuracy on real {args.split} digits, {images}, {budget}")
     for arm, values in table.items():
         print(f"  {arm:<26}{np.mean(values):6.1%} ± {np.std(values, ddof=len(values) > 1):.1%}")
+    gains = 100 * (np.array(table[ARMS[2]]) - table[ARMS[1]])
+    print(f"  gain of the last over the one before, points: {', '.join(f'{gain:+.1f}' for gain in gains)}")
     (out / "results.json").write_text(json.dumps({"options": vars(args), "accuracy": table}, indent=2, default=str))
     figure, axes = pyplot.subplots(figsize=(5, 2.2), layout="constrained")
     axes.barh(list(table), [100 * np.mean(v) for v in table.values()], color=["0.75", "0.5", "tab:green"])
