@@ -1,8 +1,8 @@
 """Train a small unCLIP from nothing, in four stages, and save it as a diffusers `StableUnCLIPImg2ImgPipeline` folder.
 
 Each stage runs for a number of minutes, keeps a checkpoint in the work folder, logs to `<stage>.csv` there and goes on
-from where it stopped: `clip` (image and text encoder), `vae`, `unet`, `refine` (the UNet, conditioned on the very view it
-draws). `export` writes the folder.
+from where it stopped: `clip` (image and text encoder), `vae`, `unet`, `refine` (the UNet, conditioned on the view
+it draws). `export` writes the folder.
 """
 
 import copy
