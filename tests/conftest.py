@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from fakes import FakeGenerator, paint_folder
 from hypothesis import settings
 
 # Time limits belong to pytest-timeout: hypothesis' own fail at random on a busy machine.
@@ -19,3 +20,22 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real images: set TORCH_AUGCOND_TEST_DATA to their folder (there is none at {folder})")
     return folder
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Whatever the name, this generator is loaded; `fake.loaded` keeps how."""
+    generator = FakeGenerator()
+    generator.loaded = []
+    load = lambda name, **options: generator.loaded.append((name, options)) or generator  # noqa: E731
+    monkeypatch.setattr("torch_augcond.generators.load_generator", load)
+    monkeypatch.setattr("torch_augcond.job._made_by", lambda fingerprint, name: True)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return generator
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Five real images."""
+    return paint_folder(tmp_path / "real", {"cat": 3, "dog": 2})

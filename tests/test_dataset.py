@@ -22,7 +22,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import v2
 
 from torch_augcond import AugConditionedSynthetic
-from torch_augcond.dataset import Samples
+from torch_augcond.samples import Samples
 from torch_augcond.store.imagefile import Corrupt
 
 

@@ -25,7 +25,7 @@ FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 ROOMS = {
     "common": {"checks", "progress", "shards"},
     "functional": {"functional", "keyed"},
-    "dataset": {"dataset", "job", "request"},
+    "dataset": {"dataset", "job", "request", "samples"},
     "cli": {"cli", "__main__"},
     "top": {"__init__"},
 } | {room: {room} for room in ("plan", "sources", "sampler", "fused", "transforms", "store", "generators", "generate")}

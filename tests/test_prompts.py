@@ -43,3 +43,7 @@ def test_names_that_mean_nothing_warn(name, recwarn):
 def test_errors(args, error, match):
     with pytest.raises(error, match=match):
         build_prompts(*args)
+
+
+def test_bytes_that_are_no_text_become_question_marks():
+    assert build_prompts(["c\udcffat"]) == {"c\udcffat": "a photo of a c?at"}

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from . import shards
 from .job import FAILURE_BUDGET, Job, NothingMade
 from .progress import bar, silent
 from .request import Request
+from .samples import Samples
 from .sources import Sources
 from .sources.readers import layers
 from .store.imagefile import check, load_image
@@ -27,47 +28,7 @@ from .store.imagefile import check, load_image
 if TYPE_CHECKING:
     from .generators import Generator
 
-__all__ = ["AugConditionedSynthetic", "Samples"]
-
-
-class Samples(Sequence[tuple[str, int]]):
-    """(path, label) of every image, made when asked for: 24 bytes of memory each.
-
-    Worker processes that are spawned share that memory.
-
-    Args:
-        keys: uint8 (N, 16), the file names.
-        labels: int64 (N,).
-        folders: {label: folder, with a trailing separator}.
-        extension: of the files, with its dot.
-    """
-
-    def __init__(self, keys: np.ndarray, labels: np.ndarray, folders: Mapping[int, str], extension: str) -> None:
-        self.__setstate__((torch.from_numpy(keys), torch.from_numpy(labels), dict(folders), extension))
-
-    def __getstate__(self) -> tuple[torch.Tensor, torch.Tensor, dict[int, str], str]:
-        return *self._tensors, self.folders, self.extension
-
-    def __setstate__(self, state: tuple[torch.Tensor, torch.Tensor, dict[int, str], str]) -> None:
-        # Tensors, because torch hands them to other processes without a copy; arrays, because they are read faster.
-        *self._tensors, self.folders, self.extension = state
-        self.keys, self.labels = (tensor.numpy() for tensor in self._tensors)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, int]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[tuple[str, int]]: ...
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        label = self.labels.item(index)
-        return self.folders[label] + self.keys[index].tobytes().hex() + self.extension, label
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} samples>"
+__all__ = ["AugConditionedSynthetic"]
 
 
 class _Inherited:
@@ -142,7 +103,8 @@ class AugConditionedSynthetic(DatasetFolder):
     Raises:
         TypeError, ValueError: If an argument is none of these, or ``root`` holds a set of another configuration.
         FileNotFoundError: If ``generate`` is false and images are missing; it names the command that makes them.
-        RuntimeError: If more than 1 % of the images could not be made. Fewer are left out with a warning.
+        RuntimeError: If more than 1 % of the images can't be made; nothing further is tried then. Fewer are left out
+            with a warning.
 
     Example:
         >>> real = ImageFolder("flowers/train", transform=transform)
@@ -213,7 +175,9 @@ class AugConditionedSynthetic(DatasetFolder):
     def __getstate__(self) -> dict[str, Any]:
         # A worker needs neither the real images nor what made the synthetic ones.
         own = {name: getattr(self, name) for name in ("transform", "target_transform")}
-        return self.__dict__ | {"_wrapped": (), "_own": own}
+        state = self.__dict__ | {"_wrapped": (), "_own": own}
+        state.pop("targets", None)  # made again from the samples, which are far smaller
+        return state
 
     def __radd__(self, other: Any) -> ConcatDataset:
         return ConcatDataset([other, self])
@@ -243,7 +207,9 @@ def _make(request: Request, batch_size: int | None) -> Job:
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
     with shards.Heartbeat(job.store.root, shard) if count > 1 else nullcontext():
         # What has failed stays failed: the ranks must agree on the length of the dataset.
-        job.make(shard=shard, batch_size=batch_size, retry=False)
+        report = job.make(shard=shard, batch_size=batch_size, retry=False, budget=FAILURE_BUDGET)
+        if report.over(FAILURE_BUDGET):
+            raise _too_many(job, report.failed, report.untried)
     if count > 1:
         shards.wait_for(job.store.root, partial(job.owed, count), count)
     return job
@@ -266,12 +232,22 @@ def _samples(job: Job) -> Samples:
     """All images that are there; those that failed are left out if they are few."""
     there = job.present()
     if failed := int((~there).sum()):
-        text = f"{failed} of {len(there)} synthetic images could not be made: {job.failure_text()}."
         if failed > FAILURE_BUDGET * len(there):
-            raise RuntimeError(f"{text} Mend their sources, or delete those records to have them tried again.")
-        warnings.warn(f"{text} They are left out.", stacklevel=3)
+            raise _too_many(job, failed)
+        warnings.warn(f"{_failed(job, failed)} They are left out.", stacklevel=3)
     keys, labels = job.plan.keys[there], job.plan.labels[there]
     paths = {label: job.store.path(job.sources.class_of[label], "") for label in np.unique(labels).tolist()}
     extension = next((path.name for path in paths.values()), "")
     folders = {label: os.path.join(path.parent, "") for label, path in paths.items()}
     return Samples(keys, labels, folders, extension)
+
+
+def _failed(job: Job, count: int) -> str:
+    return f"{count} of {len(job.plan)} synthetic images could not be made: {job.failure_text()}."
+
+
+def _too_many(job: Job, failed: int, untried: int = 0) -> RuntimeError:
+    stopped = f" {untried} others were not tried." if untried else ""
+    return RuntimeError(
+        f"{_failed(job, failed)}{stopped} Mend their sources, or delete those records to have them tried again."
+    )

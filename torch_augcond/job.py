@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .checks import listed
-from .plan import Plan, Settings, make_plan
+from .plan import Plan, Recipe, Settings, make_plan
 from .progress import Progress, bar, track
 from .request import Request
 from .shards import Shard, owners
 from .sources import UnreadableImage
+from .sources.images import hash_bytes
 from .store import Store
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Job:
             self.store.restore(self.plan)
             for path in self.store.stale(self.plan):
                 self.store.set_aside(path, "stale")
+            self._record_unreadable()
 
     def _recorded(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -92,6 +94,20 @@ class Job:
         sources, request = self.sources, self.request
         return make_plan(self.settings, sources.labels, digests, sources.class_of, request.prompts, **request.counts)
 
+    def _record_unreadable(self) -> None:
+        """Failure records of the real images that are in no recipe, since their content can't be had; each once."""
+        known = self.store.failures()
+        for index, error in self.unreadable.items():
+            label, reason = int(self.sources.labels[index]), str(error)
+            key, name = hash_bytes(reason.encode("utf-8", "surrogatepass")), self.sources.class_of[label]
+            if key not in known:
+                prompt = self.request.prompts[name]
+                self.store.record_failure(Recipe(key, 0, label, name, prompt, 0, (index,), ()), reason)
+
+    def unreadable_over(self, budget: float) -> bool:
+        """Whether a larger fraction than ``budget`` of the real images can't be read."""
+        return len(self.unreadable) > budget * len(self.sources)
+
     @cached_property
     def generator(self) -> "Generator":
         """The generator, loaded on first use."""
@@ -113,13 +129,16 @@ class Job:
         missing = ~(self.present() | self.given_up())
         return np.bincount(owners(self.plan.keys[missing], count), minlength=count)
 
-    def make(self, *, shard: Shard = (0, 1), batch_size: int | None = None, retry: bool = True) -> "Report":
-        """Makes what is missing of a shard; loads the generator only if something is.
+    def make(
+        self, *, shard: Shard = (0, 1), batch_size: int | None = None, retry: bool = True, budget: float = 1.0
+    ) -> "Report":
+        """Makes what is missing of a shard; loads the generator only if something is to be made.
 
         Args:
             shard: (i, N), see `torch_augcond.shards`.
             batch_size: Images made at once.
             retry: Whether to try again what failed before.
+            budget: The fraction of the shard that may fail; once more than that has, nothing further is tried.
 
         Raises:
             ValueError: If the generator is not the one that the set was made with.
@@ -129,13 +148,17 @@ class Job:
         mine = owners(self.plan.keys, shard[1]) == shard[0]
         present, failed = self.present(), self.given_up() & (not retry)
         todo = int((mine & ~present & ~failed).sum())
+        before = Report(0, int((mine & present).sum()), int((mine & failed).sum()), todo)
         if not todo:
-            return Report(0, int((mine & present).sum()), int((mine & failed).sum()))
+            with suppress(OSError):  # a store that can only be read
+                self.store.take_stock(self.plan, present)
+        if not todo or before.over(budget):
+            return before
         loaded = self.generator
         guidance = self.settings.guidance_scale
         self.store.claim(self.request.settings(loaded.fingerprint, loaded.image_size, guidance))
         _warn_if_slow(loaded, todo, self.settings.num_inference_steps)
-        return generate(
+        report = generate(
             self.plan,
             self.sources,
             loaded,
@@ -145,8 +168,11 @@ class Job:
             batch_size=batch_size,
             shard=shard,
             retry=retry,
+            budget=budget,
             progress=self._progress,
         )
+        self.store.take_stock(self.plan, self.present())
+        return report
 
     def failure_text(self) -> str:
         """Some of the reasons why images of the plan failed, and where all of them are."""

@@ -90,9 +90,13 @@ class Request:
         given = {name: getattr(self, name) for name in _COUNTS if getattr(self, name) is not None}
         return given or {"num_per_image": 1}
 
+    def per_class(self) -> dict[str, int]:
+        """{class: how many images are asked for}."""
+        return counts_per_class(self.sources.labels, self.sources.class_of, **self.counts)
+
     def total(self) -> int:
         """How many images are asked for."""
-        return sum(counts_per_class(self.sources.labels, self.sources.class_of, **self.counts).values())
+        return sum(self.per_class().values())
 
     def settings(self, checkpoint: str, image_size: int, recorded_guidance: float | None = None) -> Settings:
         """The settings of the set, given what only the generator knows.

@@ -4,25 +4,18 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from .. import __version__
+from .signals import STOPPED, stoppable
 
 __all__ = ["main"]
 
 DONE, ERROR, USAGE, OVER_BUDGET = 0, 1, 2, 3
-_EXITS = "exit codes: 0 done, 1 error, 2 wrong usage, 3 finished but over the failure budget, 128 + n stopped by signal"
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal asked the program to stop."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
+_EXITS = "exit codes: 0 done, 1 error, 2 wrong usage, 3 over the failure budget, 128 + n stopped by signal"
 
 
 class UsageError(Exception):
@@ -50,28 +43,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["generate", "flowers/train", "--generator", "tiny", "--num-per-class", "4"])
         0
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = _parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
-    name = f"torch-augcond {args.command}"
-    with _plain_warnings(name), _signals():
-        try:
+    is_program, argv = argv is None, sys.argv[1:] if argv is None else list(argv)
+    command = next((word for word in argv if not word.startswith("-")), None)
+    name = f"torch-augcond {command}" if command in _COMMANDS else "torch-augcond"
+    try:
+        with stoppable(name), _plain_warnings(name):
+            args = _parser(command).parse_args(argv)
             return args.run(args) or DONE
-        except UsageError as error:
-            return _say(f"{name}: error: {error} (see {name} --help)", USAGE)
-        except KeyboardInterrupt as stop:
-            number = getattr(stop, "number", signal.SIGINT)
-            return _say(f"{name}: stopped; nothing finished is lost, run the same command again to go on", 128 + number)
-        except BrokenPipeError:  # as in `torch-augcond status ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return ERROR
-        except (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError) as error:
-            if args.debug:
-                raise
-            return _say(f"{name}: error: {error or type(error).__name__}", ERROR)
+    except UsageError as error:
+        return _say(f"{name}: error: {error} (see {name} --help)", USAGE)
+    except KeyboardInterrupt as stop:
+        code = _say(f"{name}: {STOPPED}", 128 + getattr(stop, "number", signal.SIGINT))
+        if is_program:
+            os._exit(code)  # who stops a program has no time for the libraries' own tidying up
+        return code
+    except BrokenPipeError:  # as in `torch-augcond status ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ERROR
+    except (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError) as error:
+        if "--debug" in argv:
+            raise
+        return _say(f"{name}: error: {error or type(error).__name__}", ERROR)
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line in which nothing can move the cursor or fail to be encoded: it may hold names of files."""
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    print(plain.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def _say(text: str, code: int) -> int:
-    print(" ".join(text.split()), file=sys.stderr)
+    tell(" ".join(text.split()), sys.stderr)
     return code
 
 
@@ -83,22 +87,6 @@ def _plain_warnings(name: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Polite requests to stop end the program as Ctrl-C does; Slurm can be told to send SIGUSR1 before time is up."""
-
-    def stop(number: int, frame: Any) -> NoReturn:
-        raise Stopped(number)
-
-    names = ("SIGINT", "SIGTERM", "SIGUSR1") if threading.current_thread() is threading.main_thread() else ()
-    former = {number: signal.signal(number, stop) for n in names if (number := getattr(signal, n, None))}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:

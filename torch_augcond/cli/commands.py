@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,13 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from .. import shards
-from ..job import FAILURE_BUDGET, Job, NothingMade
+from ..job import FAILURE_BUDGET, Job
 from ..progress import bar
 from ..request import DEFAULT_GENERATOR, Request
 from ..store import Store
 from ..store.imagefile import Corrupt, read_image
 from ..transforms import VARIANTS
-from . import DONE, ERROR, OVER_BUDGET, UsageError
+from . import DONE, ERROR, OVER_BUDGET, UsageError, tell
 from .export import export_metadata
 from .preview import contact_sheet
 
@@ -43,17 +44,24 @@ def add_generate(parser: argparse.ArgumentParser) -> None:
         type=_checked(_fraction),
         default=FAILURE_BUDGET,
         metavar="F",
-        help="failure budget, as a fraction of the images",
+        help="failure budget, as a fraction of the images of this run; past it the run stops",
     )
 
 
 def generate(args: argparse.Namespace) -> int:
     job = Job(_request(args), write=True, load=_loader(args))
-    report = job.make(shard=args.shard or _shard(), batch_size=args.batch_size)
-    print(f"{report.made} images made, {report.present} already there, {report.failed} failed: {job.store.root}")
+    report = job.make(shard=args.shard or _shard(), batch_size=args.batch_size, budget=args.max_failures)
+    tell(f"{report.made} images made, {report.present} already there, {report.failed} failed: {job.store.root}")
     if report.failed:
-        print(f"failed: {job.failure_text()}")
-    return OVER_BUDGET if report.over(args.max_failures) else DONE
+        tell(f"failed: {job.failure_text()}")
+    if not report.over(args.max_failures) and not job.unreadable_over(args.max_failures):
+        return DONE
+    tell(
+        f"More than {args.max_failures:.3g} of the images failed"
+        + (f", so {report.untried} others were not tried" if report.untried else "")
+        + ". Mend what is named above, or allow more with --max-failures, and run the same command again."
+    )
+    return OVER_BUDGET
 
 
 def add_status(parser: argparse.ArgumentParser) -> None:
@@ -61,28 +69,10 @@ def add_status(parser: argparse.ArgumentParser) -> None:
 
 
 def status(args: argparse.Namespace) -> int:
-    request = _request(args)
-    total, made, failed = request.total(), 0, 0
-    print(f"set       {request.folder()}")
-    try:
-        job = Job(request, write=False, load=_refuse)
-    except NothingMade:
-        print("made with nothing yet")
-    else:
-        settings = job.settings
-        total, made, failed = len(job.plan), int(job.present().sum()), int(job.given_up().sum())
-        steps = " + ".join(step["name"] for step in settings.augmentation) or "no augmentation"
-        print(
-            f"made with {steps}, {settings.checkpoint}, guidance scale {settings.guidance_scale:g}, "
-            f"{settings.num_inference_steps} steps, seed {settings.seed}"
-        )
-        if failed:
-            print(f"failed    {job.failure_text()}")
-        if stale := job.store.stale(job.plan):
-            print(f"stale     {len(stale)} images, whose source has changed, will be set aside by the next run")
-    print(f"images    {total} wanted, {made} made, {failed} failed, {total - made - failed} missing")
-    if made < total:
-        print(f"to make   {request.command() or 'run `torch-augcond generate` with the same options'}")
+    from .status import describe
+
+    for line in describe(_request(args)):
+        tell(line)
     return DONE
 
 
@@ -93,19 +83,21 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(args: argparse.Namespace) -> int:
-    store = _store(args.root)
+    store = Store(args.root)
+    with suppress(ValueError):  # a damaged record of the settings is one of the files to verify
+        store.recorded()
     bad = count = 0
     with bar(sum(1 for _ in store.root.glob("*/*")), "verifying", unit="file") as shown:
         for path, reason in store.verify(repair=not args.dry_run):
             if reason is None and args.full and path.parent != store.root:
                 reason = _decode(store, path, repair=not args.dry_run)
             if reason:
-                print(f"{path}: {reason}")
+                tell(f"{path}: {reason}")
             bad, count = bad + bool(reason), count + 1
             shown.update(1)
-    print(f"{count} files read, {bad} damaged")
+    tell(f"{count} files read, {bad} damaged or gone")
     if bad and not args.dry_run:
-        print(f"They are set aside in {store.aside}: run `torch-augcond generate` to make them again.")
+        tell(f"What is damaged is set aside in {store.aside}: run `torch-augcond generate` to make it again.")
     return ERROR if bad else DONE
 
 
@@ -138,7 +130,7 @@ def preview(args: argparse.Namespace) -> int:
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out, "PNG")
-    print(f"{out}: {sheet.width} x {sheet.height} pixels")
+    tell(f"{out}: {sheet.width} x {sheet.height} pixels")
     return DONE
 
 
@@ -148,7 +140,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def export(args: argparse.Namespace) -> int:
     path, count = export_metadata(_store(args.root))
-    print(f"{path}: {count} images")
+    tell(f"{path}: {count} images")
     return DONE
 
 
@@ -237,10 +229,6 @@ def _store(root: str) -> Store:
     store = Store(root)
     store.recorded()
     return store
-
-
-def _refuse(name: str) -> "Generator":
-    raise RuntimeError(f"{name!r} must not be loaded to look at a set")
 
 
 def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:

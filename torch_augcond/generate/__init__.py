@@ -30,15 +30,16 @@ _WINDOW = 8  # batches whose sources are encoded together, so that the cache get
 
 @dataclass(frozen=True)
 class Report:
-    """How many images of its share a run made, found made already, and gave up."""
+    """How many images of its share a run made, found made already, gave up, and never tried."""
 
     made: int
     present: int
     failed: int
+    untried: int = 0
 
     def over(self, budget: float) -> bool:
         """Whether a larger fraction than ``budget`` of all images failed."""
-        return self.failed > budget * (self.made + self.present + self.failed)
+        return self.failed > budget * (self.made + self.present + self.failed + self.untried)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def generate(
     batch_size: int | None = None,
     shard: Shard = (0, 1),
     retry: bool = True,
+    budget: float = 1.0,
     progress: Progress | None = None,
 ) -> Report:
     """Makes every image of ``plan`` that is missing from ``store`` and belongs to ``shard``.
@@ -73,6 +75,7 @@ def generate(
         batch_size: Images made at once; default: see `default_batch_size`. Halved where the memory doesn't suffice.
         shard: (i, N): this call's share, see `torch_augcond.shards`.
         retry: Whether to try again what failed in an earlier run.
+        budget: The fraction of the share that may fail; once more than that has, nothing further is tried.
         progress: Makes the progress bar, such as `torch_augcond.progress.bar`; None for none.
 
     Raises:
@@ -83,21 +86,26 @@ def generate(
     missing = np.flatnonzero(mine & ~store.present(plan)).tolist()
     given_up = {} if retry else store.failures()
     todo = [row for row in missing if plan.keys[row].tobytes().hex() not in given_up] if given_up else missing
-    total, failed = int(mine.sum()), len(missing) - len(todo)
-    outcomes = synthesise(
-        (plan[row] for row in todo),
-        sources,
-        generator,
-        augmentation,
-        settings,
-        batch_size=default_batch_size(generator) if batch_size is None else batch_size,
-        cache=store.embeddings(generator.fingerprint),
-    )
-    with (progress or silent)(total, "generating", initial=total - len(todo)) as bar:
-        for batch in outcomes:
-            failed += _keep(batch, store)
+    total, made, failed = int(mine.sum()), 0, len(missing) - len(todo)
+    size = default_batch_size(generator) if batch_size is None else batch_size
+    cache, over = store.embeddings(generator.fingerprint), failed > budget * total
+    with (
+        (progress or silent)(total, "generating", initial=total - len(todo)) as bar,
+        store.turns(plan, todo, size) as turns,
+    ):
+        outcomes = (
+            batch
+            for recipes in turns
+            for batch in synthesise(recipes, sources, generator, augmentation, settings, batch_size=size, cache=cache)
+        )
+        while not over and (batch := next(outcomes, None)) is not None:
+            lost = _keep(batch, store)
+            turns.done([outcome.recipe for outcome in batch])
+            made, failed = made + len(batch) - lost, failed + lost
+            over = failed > budget * total
             bar.update(len(batch))
-    return Report(made=len(missing) - failed, present=total - len(missing), failed=failed)
+    untried = len(missing) - made - failed if over else 0  # otherwise the rest is what others have made
+    return Report(made, present=total - made - failed - untried, failed=failed, untried=untried)
 
 
 def _keep(batch: Sequence[Outcome], store: Store) -> int:

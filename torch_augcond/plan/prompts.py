@@ -48,7 +48,8 @@ def build_prompts(
         )
     if wrong := [value for value in prompts.values() if not isinstance(value, str)]:
         raise TypeError(f"`prompt` must give a str for each class, but gave {listed(wrong)}.")
-    return prompts
+    # A folder's name may hold bytes that are no text, which no tokenizer takes: they become question marks.
+    return {name: text.encode("utf-8", "replace").decode() for name, text in prompts.items()}
 
 
 def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
