@@ -1,14 +1,23 @@
 """Progress bars that keep quiet where nobody watches."""
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from tqdm import tqdm
+from tqdm import tqdm as _tqdm
 
 __all__ = ["Bar", "Progress", "bar", "silent", "track"]
 
 Item = TypeVar("Item")
+
+
+class tqdm(_tqdm):
+    """With a lock of this process's own: a forked process that is killed while it holds tqdm's shared one would leave
+    all others waiting for ever."""
+
+
+tqdm.set_lock(threading.RLock())
 
 
 class Bar(Protocol):

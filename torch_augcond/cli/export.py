@@ -1,13 +1,11 @@
 """A set in the form that Hugging Face's ``datasets`` reads."""
 
 import json
-import os
-import secrets
 from pathlib import Path
 
 from ..progress import Progress, bar
 from ..store import Store
-from ..store.disk import TEMP_PREFIX, explained, sync_folder
+from ..store.disk import explained, sync_folder, written
 from ..store.imagefile import read_provenance
 from ..store.scan import EXPORTED, folders, images
 
@@ -28,18 +26,13 @@ def export_metadata(store: Store, progress: Progress = bar) -> tuple[Path, int]:
         OSError: If it can't be written.
     """
     files = [Path(folder.path, name) for folder in folders(store.root) for name in sorted(images(folder))]
-    target, temp = store.root / EXPORTED, store.root / (TEMP_PREFIX + secrets.token_hex(8))
-    try:
-        with explained(target), open(temp, "x", encoding="utf-8") as out, progress(len(files), "exporting") as shown:
-            for file in files:
-                record = read_provenance(file)
-                line = {"file_name": f"{file.parent.name}/{file.name}", **record, "label": record["class_name"]}
-                out.write(json.dumps(line) + "\n")
-                shown.update(1)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temp, target)
+    target = store.root / EXPORTED
+    with explained(target), written(target, store.root) as out, progress(len(files), "exporting") as shown:
+        for file in files:
+            record = read_provenance(file)
+            line = {"file_name": f"{file.parent.name}/{file.name}", **record, "label": record["class_name"]}
+            out.write(json.dumps(line).encode() + b"\n")
+            shown.update(1)
+    with explained(target):
         sync_folder(store.root)
-    finally:
-        temp.unlink(missing_ok=True)
     return target, len(files)

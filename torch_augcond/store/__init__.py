@@ -230,7 +230,8 @@ class Store:
         try:
             record = check(path, path.stem)
             self._publish(path.read_bytes(), self.path(record["class_name"], path.stem))
-            path.unlink()
+            with explained(path):
+                path.unlink()
         except (Corrupt, FileNotFoundError):
             return False
         return True

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import scan
-from .disk import MAX_METADATA, publish, read_regular, seal, sync_folder, unseal
+from .disk import MAX_METADATA, explained, publish, read_regular, seal, sync_folder, unseal
 
 if TYPE_CHECKING:
     from ..plan import Settings
@@ -71,8 +71,7 @@ def _write(root: Path, settings: "Settings") -> None:
         )
     if made := scan.settings(root):  # the record is gone, but the images know
         _compare(root, settings, made)
-    with suppress(FileExistsError):  # another process was first: what it wrote is read and compared
-        publish(
-            seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2), root / scan.CONFIG, root, replace=False
-        )
+    data = seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2)
+    with suppress(FileExistsError), explained(root, len(data)):  # exists: what another process wrote is compared
+        publish(data, root / scan.CONFIG, root, replace=False)
         sync_folder(root)

@@ -9,9 +9,10 @@ import shutil
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 TEMP_PREFIX = ".augcond-tmp-"
 MAX_METADATA = 1 << 30  # bytes in a file that is no image
@@ -137,20 +138,31 @@ def publish(data: bytes, path: Path, root: Path, *, replace: bool = True, sync: 
 
 
 def _publish(data: bytes, path: Path, root: Path, replace: bool, sync: bool) -> None:
-    temp = root / f"{TEMP_PREFIX}{host()}-{os.getpid()}-{secrets.token_hex(8)}"
+    with written(path, root, put=None if replace else _link, sync=sync) as file:
+        file.write(data)
+
+
+@contextmanager
+def written(
+    path: Path, root: Path, *, put: Callable[[Path, Path], None] | None = None, sync: bool = True
+) -> Iterator[BinaryIO]:
+    """A temporary file to write to, which gets its name at the end of the block, or leaves nothing."""
+    temp = temp_path(root)
     try:
         with open(temp, "xb") as file:  # "x" follows no link; its mode is what the umask says
-            file.write(data)
+            yield file
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        if replace:
-            os.replace(temp, path)
-        else:
-            _link(temp, path)
+        (put or os.replace)(temp, path)
     finally:
         with suppress(OSError):
             temp.unlink()
+
+
+def temp_path(root: Path, mark: str = "-") -> Path:
+    """A name for a temporary file, which `sweep` removes once this process is dead."""
+    return root / f"{TEMP_PREFIX}{host()}-{os.getpid()}{mark}{secrets.token_hex(8)}"
 
 
 def host() -> str:

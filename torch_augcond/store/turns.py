@@ -1,6 +1,5 @@
 """How processes that fill one set share the work: by notes of what each is at, which are no locks."""
 
-import os
 import random
 import secrets
 import time
@@ -9,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .disk import MAX_METADATA, TEMP_PREFIX, host, publish, read_regular, writer_is_dead
+from .disk import MAX_METADATA, TEMP_PREFIX, publish, read_regular, temp_path, writer_is_dead
 from .scan import metadata
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Turns:
 
     def __init__(self, store: "Store", plan: "Plan", rows: Sequence[int], size: int):
         self._store, self._plan, self._rows, self._size = store, plan, list(rows), size
-        self._path = store.root / f"{TEMP_PREFIX}{host()}-{os.getpid()}{_MARK}{secrets.token_hex(4)}"
+        self._path = temp_path(store.root, _MARK)
         self._noted: set[bytes] = set()
         self._left: list[int] = []
         self._random = random.Random(secrets.randbits(64))
