@@ -1,11 +1,13 @@
 """Batches: everything exactly once, whatever the memory holds."""
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_augcond.generate.batches import Batches, windows
+from torch_augcond.generate.batches import Batches, behind, windows
 
 
 @settings(max_examples=25)
@@ -56,3 +58,40 @@ def test_size_is_checked(size):
 def test_windows():
     assert list(windows(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
     assert list(windows([], 2)) == []
+
+
+def test_an_item_is_worked_on_while_the_next_is_made():
+    made = [threading.Event() for _ in range(4)]
+
+    def items():
+        for i in range(3):
+            made[i].set()
+            yield i
+        made[3].set()
+
+    def work(i):
+        return made[i + 1].wait(30)  # never, if the next one were made only afterwards
+
+    assert list(behind(work, items())) == [(0, True), (1, True), (2, True)]
+
+
+def test_whoever_stops_early_loses_nothing_that_was_begun():
+    begun, done = [], []
+
+    def work(i):
+        begun.append(i)
+        done.append(i)
+        return i
+
+    for item, _ in behind(work, range(9)):
+        if item == 2:
+            break
+    assert begun == done == [0, 1, 2]
+    assert list(behind(work, [])) == []
+
+
+def test_what_goes_wrong_in_the_thread_comes_up():
+    results = behind(lambda i: 1 // (2 - i), range(5))
+    assert [next(results), next(results)] == [(0, 0), (1, 1)]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

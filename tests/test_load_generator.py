@@ -144,7 +144,7 @@ def test_an_encoder_that_does_not_fit(tmp_path):
 def test_too_little_memory_is_said_before_loading(saved, monkeypatch):
     parameters = find_checkpoint(saved).num_parameters()
     assert parameters == sum(p.numel() for p in _parameters(saved))
-    monkeypatch.setattr(generators, "_free_memory", lambda device: 4 * parameters - 1)
+    monkeypatch.setattr(generators, "free_memory", lambda device: 4 * parameters - 1)
     monkeypatch.setattr(generators, "_load_pipeline", lambda *args: pytest.fail("must not start to load"))
     with pytest.raises(
         MemoryError, match=r"weights need 0\.0 GiB in float32, but cpu has .* free\. Use dtype="
@@ -152,7 +152,7 @@ def test_too_little_memory_is_said_before_loading(saved, monkeypatch):
         load_generator(saved, device="cpu")
     one_line(error)
     monkeypatch.undo()
-    monkeypatch.setattr(generators, "_free_memory", lambda device: 4 * parameters)
+    monkeypatch.setattr(generators, "free_memory", lambda device: 4 * parameters)
     assert load_generator(saved, device="cpu").embed_dim == 32
 
 
@@ -168,7 +168,7 @@ def test_too_little_memory_while_loading(saved, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(generators, "_load_pipeline", fail)
-    monkeypatch.setattr(generators, "_free_memory", lambda device: None)
+    monkeypatch.setattr(generators, "free_memory", lambda device: None)
     with pytest.raises(MemoryError, match=r'cpu has too little free\. Use dtype=.*generator="tiny"') as caught:
         load_generator(saved, device="cpu")
     one_line(caught)

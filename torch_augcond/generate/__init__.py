@@ -6,6 +6,7 @@ read, an image that comes out spoilt, no memory even for one row) becomes a fail
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..shards import Shard, owners
 from ..sources import Sources
 from ..store import Store
 from ..transforms import Compose
-from .batches import Batches, windows
+from .batches import Batches, behind, windows
 from .conditions import Cache, Conditions, Memory, Row
 
 __all__ = ["Outcome", "Report", "default_batch_size", "generate", "synthesise"]
@@ -68,8 +69,9 @@ def generate(
 ) -> Report:
     """Makes every image of ``plan`` that is missing from ``store`` and belongs to ``shard``.
 
-    An image doesn't depend on the batch size, the shards or how often the run was interrupted. Each batch is stored
-    before the next is begun, so a run that is killed loses one batch at most.
+    An image doesn't depend on the batch size, the shards or how often the run was interrupted. A batch is stored
+    while the next is made, so a run that is killed loses one batch of finished images at most, and the one in the
+    making. A generator that has a method ``prepare(num_images)`` is told how many are to come.
 
     Args:
         batch_size: Images made at once; default: see `default_batch_size`. Halved where the memory doesn't suffice.
@@ -89,6 +91,8 @@ def generate(
     total, made, failed = int(mine.sum()), 0, len(missing) - len(todo)
     size = default_batch_size(generator) if batch_size is None else batch_size
     cache, over = store.embeddings(generator.fingerprint), failed > budget * total
+    if hasattr(generator, "prepare"):
+        generator.prepare(len(todo))
     with (
         (progress or silent)(total, "generating", initial=total - len(todo)) as bar,
         store.turns(plan, todo, size) as turns,
@@ -98,12 +102,13 @@ def generate(
             for recipes in turns
             for batch in synthesise(recipes, sources, generator, augmentation, settings, batch_size=size, cache=cache)
         )
-        while not over and (batch := next(outcomes, None)) is not None:
-            lost = _keep(batch, store)
+        for batch, lost in () if over else behind(partial(_keep, store=store), outcomes):
             turns.done([outcome.recipe for outcome in batch])
             made, failed = made + len(batch) - lost, failed + lost
             over = failed > budget * total
             bar.update(len(batch))
+            if over:
+                break
     untried = len(missing) - made - failed if over else 0  # otherwise the rest is what others have made
     return Report(made, present=total - made - failed - untried, failed=failed, untried=untried)
 

@@ -2,12 +2,13 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
 import torch
 
-__all__ = ["Batches", "windows"]
+__all__ = ["Batches", "behind", "windows"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,6 +19,26 @@ def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while window := list(islice(iterator, size)):
         yield window
+
+
+def behind(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """``items`` with the function's results, in order; it runs in a thread while the next item is made.
+
+    One item at most is being worked on or waits to be; whoever stops, waits for it. What the function raises comes up
+    after the next item.
+
+    Example:
+        >>> list(behind(abs, [1, -2]))
+        [(1, 1), (-2, 2)]
+    """
+    with ThreadPoolExecutor(1) as thread:
+        item = running = None
+        for following in items:
+            if running:
+                yield item, running.result()
+            item, running = following, thread.submit(function, following)
+        if running:
+            yield item, running.result()
 
 
 class Batches:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .checkpoints import Checkpoint, find_checkpoint
+from .memory import free_memory
 from .protocol import BadImages, Generator
 from .stable_unclip import StableUnCLIPGenerator
 
@@ -28,6 +29,7 @@ def load_generator(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    **options: Any,
 ) -> StableUnCLIPGenerator:
     """Load a frozen unCLIP model: by short name, from a folder, or from the Hugging Face Hub.
 
@@ -44,6 +46,8 @@ def load_generator(
         token: For the Hub; default the one you logged in with.
         cache_dir: Of downloads; default the Hub's own.
         local_files_only: Never touch the network.
+        compile: And the other options of `StableUnCLIPGenerator`: ``scheduler``, ``guidance_interval`` and
+            ``cache_interval``.
 
     Raises:
         FileNotFoundError: Nothing is there: no such folder, gone from all mirrors, not cached.
@@ -74,7 +78,7 @@ def load_generator(
         pipe = _load_pipeline(checkpoint, variant, dtype).to(device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(needed, device, dtype) from error
-    generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint)
+    generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint, **options)
     if device.type == "cpu" and generator.image_size >= _SLOW_SIZE:
         side = generator.image_size
         warnings.warn(
@@ -128,26 +132,15 @@ def _quiet() -> Iterator[None]:
 
 def _check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:
     """Before loading: a process that outgrows the main memory is killed, and no error is ever seen."""
-    free = _free_memory(device)
+    free = free_memory(device)
     if free is not None and free < needed:
         raise _too_large(needed, device, dtype)
 
 
 def _too_large(needed: int, device: torch.device, dtype: torch.dtype) -> MemoryError:
-    free = _free_memory(device)
+    free = free_memory(device)
     has = "too little" if free is None else f"{free / 2**30:.1f} GiB"
     return MemoryError(
         f"the weights need {needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}, but {device} has {has} "
         'free. Use dtype=torch.bfloat16, another device, or generator="tiny".'
     )
-
-
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes that may still be allocated; None where nobody can tell."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

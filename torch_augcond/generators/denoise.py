@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ..functional import Purpose, normal
+from .networks import Networks
 
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline as Pipeline
 
-__all__ = ["decode", "denoise", "draw_latents", "in_float32", "time_parts", "to_uint8"]
+__all__ = ["DECODE_CHUNK", "decode", "denoise", "draw_latents", "in_float32", "time_parts", "to_uint8"]
 
-_DECODE_CHUNK = 8  # rows; the decoder needs far more memory a row than the UNet
+DECODE_CHUNK = 8  # rows; the decoder needs far more memory a row than the UNet
 
 
 def draw_latents(keys: Tensor, channels: int, size: int) -> tuple[Tensor, list[torch.Generator]]:
@@ -39,6 +40,7 @@ def draw_latents(keys: Tensor, channels: int, size: int) -> tuple[Tensor, list[t
 
 def denoise(
     pipe: "Pipeline",
+    networks: Networks,
     latents: Tensor,
     condition: Tensor,
     prompt_embeds: Tensor,
@@ -47,37 +49,48 @@ def denoise(
     guidance_scale: float,
     num_inference_steps: int,
     generators: Sequence[torch.Generator],
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """Standard normal latents → those of the images. All tensors have the UNet's device and dtype.
 
-    The unconditional half has an image condition of zeros and the empty prompt. The pipeline's scheduler is copied,
-    since it counts steps and remembers outputs.
+    The unconditional half has an image condition of zeros and the empty prompt; outside ``guidance_interval`` it isn't
+    computed. The pipeline's scheduler is copied, since it counts steps and remembers outputs.
 
     Shape:
         (N, C, H, W), (N, 2D), (N, L, E), (1, L, E) → (N, C, H, W).
     """
-    guided = guidance_scale > 1
-    if guided:
-        condition = torch.cat([torch.zeros_like(condition), condition])
-        prompt_embeds = torch.cat([empty_prompt.expand_as(prompt_embeds), prompt_embeds])
+    conditional = {"encoder_hidden_states": prompt_embeds, "class_labels": condition}
+    pair = {
+        "encoder_hidden_states": torch.cat([empty_prompt.expand_as(prompt_embeds), prompt_embeds]),
+        "class_labels": torch.cat([torch.zeros_like(condition), condition]),
+    }
     scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(num_inference_steps, device=latents.device)
+    # Its own numbers lie on the CPU: looked up there, no step makes the host wait for the device.
+    scheduler.set_timesteps(num_inference_steps)
     extra = pipe.prepare_extra_step_kwargs(generators, 0.0)
     latents = latents * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        x = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-        noise = pipe.unet(x, t, encoder_hidden_states=prompt_embeds, class_labels=condition, return_dict=False)[0]
-        if guided:
-            unconditional, conditional = noise.chunk(2)
-            noise = unconditional + guidance_scale * (conditional - unconditional)
+    steps = scheduler.timesteps.to(latents.device)
+    unet = networks.begin()
+    for i, (t, step) in enumerate(zip(scheduler.timesteps, steps, strict=True)):
+        x = scheduler.scale_model_input(latents, t)
+        if guidance_scale > 1 and within((i + 0.5) / len(steps), guidance_interval):
+            negative, positive = unet(torch.cat([x, x]), step, **pair).chunk(2)
+            noise = negative + guidance_scale * (positive - negative)
+        else:
+            noise = unet(x, step, **conditional)
         latents = scheduler.step(noise, t, latents, **extra, return_dict=False)[0]
     return latents
 
 
-def decode(pipe: "Pipeline", latents: Tensor) -> Tensor:
+def within(part: float, interval: tuple[float, float]) -> bool:
+    """Whether a step, as a fraction of them all, lies in the interval."""
+    return interval[0] <= part < interval[1]
+
+
+def decode(pipe: "Pipeline", networks: Networks, latents: Tensor) -> Tensor:
     """(N, C, H, W) latents → (N, 3, H, W) images in [0, 1], float32; NaN stays NaN."""
-    chunks = (latents / pipe.vae.config.scaling_factor).split(_DECODE_CHUNK)
-    images = torch.cat([pipe.vae.decode(chunk, return_dict=False)[0] for chunk in chunks])
+    chunks = (latents / pipe.vae.config.scaling_factor).split(DECODE_CHUNK)
+    images = torch.cat([networks.decode(chunk) for chunk in chunks])
     return pipe.image_processor.denormalize(images.float())
 
 
@@ -115,7 +128,7 @@ def time_parts(pipe: "Pipeline", latents: Tensor, condition: Tensor, prompt_embe
         return pipe.unet(latents, 1, encoder_hidden_states=prompt_embeds, class_labels=condition, return_dict=False)[0]
 
     seconds = []
-    for work in (step, lambda: decode(pipe, latents[:1])):
+    for work in (step, lambda: decode(pipe, Networks(pipe), latents[:1])):
         for _ in range(2):
             start = time.perf_counter()
             work().sum().item()  # .item() waits for a GPU

@@ -28,6 +28,9 @@ class BadImages(RuntimeError):
 class Generator(Protocol):
     """Anything with these members can make the images of a set.
 
+    Two more are used if they are there: an attribute ``batch_size``, how many images to make at once, and a method
+    ``prepare(num_images)``, which is called before the first batch of a job.
+
     Attributes:
         fingerprint: Names weights and scheduler; equal fingerprints make equal images.
         embed_dim: D, the entries of an image embedding.

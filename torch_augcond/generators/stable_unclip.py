@@ -1,8 +1,6 @@
 """A Stable unCLIP pipeline as a generator: one source embedding, one prompt and one key a row."""
 
 import copy
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,6 +13,9 @@ from torch import Tensor
 from .. import fused
 from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
 from .inputs import check_numbers, check_rows, check_widths, to_pil
+from .memory import batch_size_for
+from .networks import Networks, choose
+from .options import check_compile, check_interval, check_reuse, make_scheduler, scheduler_id
 from .protocol import BadImages
 
 if TYPE_CHECKING:
@@ -31,12 +32,22 @@ class StableUnCLIPGenerator:
     Given the same embeddings, prompts, noise and latents, its images are those of the pipeline's ``__call__`` (within
     1e-5 in float32 on a CPU). The pipeline's scheduler is copied for each batch and never stepped itself.
 
+    ``scheduler``, ``guidance_interval`` and ``cache_interval`` save time and change images, so they are part of
+    ``fingerprint``; ``compile`` changes them by no more than rounding does.
+
     Args:
         pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced at any time.
         fingerprint: Names the weights, such as ``repository@commit``.
+        compile: Whether ``prepare`` may compile: ``"auto"`` (if the job is long enough to save time), True (the whole
+            UNet and decoder), ``"regional"`` (the UNet's transformer blocks) or False.
+        scheduler: Replaces the pipeline's, for its noise schedule: ``"dpmpp"`` (DPM-Solver++) or ``"unipc"``, which
+            need fewer steps, ``"ddim"``, ``"euler"`` or ``"pndm"``; None keeps the pipeline's.
+        guidance_interval: (lo, hi), the part of the steps that is guided, as fractions from the first step, 0, to the
+            last, 1. A step outside costs half.
+        cache_interval: The UNet's deep layers run in every n-th step only; their features are reused in the others.
 
     Raises:
-        ValueError: The parts of the pipeline don't fit each other.
+        ValueError: The parts of the pipeline don't fit each other, or an option is none of those above.
 
     Example:
         >>> from torch_augcond import load_generator
@@ -46,25 +57,48 @@ class StableUnCLIPGenerator:
         >>> generator.generate(embeds, prompts, torch.tensor([7]), guidance_scale=2.0, num_inference_steps=5).shape
         torch.Size([1, 3, 32, 32])
 
-    Source: diffusers' ``StableUnCLIPImg2ImgPipeline``; the augmented condition is arXiv 2502.04475.
+    Source: diffusers' ``StableUnCLIPImg2ImgPipeline``; the augmented condition is arXiv 2502.04475; guidance in an
+    interval is Kynkäänniemi et al. 2024; reused features are DeepCache, Ma et al. 2024.
     """
 
-    def __init__(self, pipe: "StableUnCLIPImg2ImgPipeline", *, fingerprint: str) -> None:
+    def __init__(
+        self,
+        pipe: "StableUnCLIPImg2ImgPipeline",
+        *,
+        fingerprint: str,
+        compile: bool | str = "auto",
+        scheduler: str | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        cache_interval: int = 1,
+    ) -> None:
         if not isinstance(fingerprint, str) or not fingerprint:
             raise TypeError(f"`fingerprint` must be a string that names the weights, but got {fingerprint!r}.")
         check_widths(pipe)
         self.pipe = pipe
         self.checkpoint = fingerprint
-        self._own_scheduler = _scheduler_id(pipe.scheduler)
+        self.compile = check_compile(compile)
+        self.guidance_interval = check_interval(guidance_interval)
+        self.cache_interval = check_reuse(cache_interval, pipe.unet)
+        self._own_scheduler = scheduler_id(pipe)
+        if scheduler is not None:
+            pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
+        self._plain = self._networks = Networks(pipe, cache_interval=cache_interval)
+        self._way = "off"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.fingerprint!r}, {self.image_size} px, {self.dtype}, {self.device})"
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights and, if it is not the checkpoint's own, the scheduler."""
-        scheduler = _scheduler_id(self.pipe.scheduler)
-        return self.checkpoint if scheduler == self._own_scheduler else f"{self.checkpoint}+{scheduler}"
+        """Names the weights and all that changes images: another scheduler than the checkpoint's own, shortcuts."""
+        parts, scheduler = [self.checkpoint], scheduler_id(self.pipe)
+        if scheduler != self._own_scheduler:
+            parts.append(scheduler)
+        if self.guidance_interval != (0, 1):
+            parts.append("guidance-{:g}-{:g}".format(*self.guidance_interval))
+        if self.cache_interval > 1:
+            parts.append(f"cache-{self.cache_interval}")
+        return "+".join(parts)
 
     @property
     def embed_dim(self) -> int:
@@ -87,6 +121,21 @@ class StableUnCLIPGenerator:
     @property
     def dtype(self) -> torch.dtype:
         return self.pipe.unet.dtype
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images that are made at once by default: as many as fit the memory that is free now, up to 64."""
+        return batch_size_for(self.pipe, self.image_size)
+
+    def prepare(self, num_images: int) -> None:
+        """Chooses how to compile for the job that follows; compiling itself happens in its first batch.
+
+        Args:
+            num_images: That will be made, in batches of one size.
+        """
+        way = choose(self.compile, num_images, self.device)
+        if way != self._way:
+            self._way, self._networks = way, Networks(self.pipe, way, self.cache_interval)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
@@ -165,7 +214,7 @@ class StableUnCLIPGenerator:
             )
             rows = bad.nonzero().flatten()
             with in_float32(self.pipe):
-                again = self.sample(condition[rows], prompt_embeds[rows], keys[rows], **numbers)
+                again = self._sample(self._plain, condition[rows], prompt_embeds[rows], keys[rows], **numbers)
             images[rows], bad[rows] = to_uint8(again)
         if bad.any():
             raise BadImages(bad.nonzero().flatten().tolist(), images)
@@ -208,7 +257,6 @@ class StableUnCLIPGenerator:
         """
         return self._draw(keys)[0]
 
-    @torch.no_grad()
     def sample(
         self,
         condition: Tensor,
@@ -223,14 +271,17 @@ class StableUnCLIPGenerator:
         Shape:
             (N, 2D), (N, L, C), (N,) → (N, 3, H, W) in [0, 1], float32, on the device.
         """
-        latents, generators = self._draw(keys)
-        latents, condition, prompts, empty = (
-            x.to(self.device, self.dtype) for x in (latents, condition, prompt_embeds, self._empty_prompt)
-        )
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
-        return decode(
-            self.pipe, denoise(self.pipe, latents, condition, prompts, empty, **numbers, generators=generators)
-        )
+        return self._sample(self._networks, condition, prompt_embeds, keys, **numbers)
+
+    @torch.no_grad()
+    def _sample(
+        self, networks: Networks, condition: Tensor, prompt_embeds: Tensor, keys: Tensor, **numbers: Any
+    ) -> Tensor:
+        latents, generators = self._draw(keys)
+        inputs = (x.to(self.device, self.dtype) for x in (latents, condition, prompt_embeds, self._empty_prompt))
+        numbers |= {"generators": generators, "guidance_interval": self.guidance_interval}
+        return decode(self.pipe, networks, denoise(self.pipe, networks, *inputs, **numbers))
 
     def estimate_seconds(self, n: int, num_inference_steps: int) -> float:
         """How long ``n`` guided images will take here one by one; batches on a GPU are faster.
@@ -259,10 +310,3 @@ class StableUnCLIPGenerator:
 
     def _draw(self, keys: Tensor) -> tuple[Tensor, list[torch.Generator]]:
         return draw_latents(keys, self.pipe.unet.config.in_channels, self.pipe.unet.config.sample_size)
-
-
-def _scheduler_id(scheduler: Any) -> str:
-    """Class and configuration, less what diffusers notes about itself."""
-    settings = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return f"{type(scheduler).__name__}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,118 @@
+"""What faster sampling costs: time, change of the images, agreement, accuracy. `benchmarks/measure_shortcuts.py`.
+
+For the bundled model. Each way of sampling makes the same images (sources, partners, prompts, noise) as the full run.
+Agreement is the share that a classifier of real digits assigns to the class of their source; accuracy is the demo's:
+a classifier trained on few real digits of each class and synthetic ones, on validation digits, one value a seed.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from measure_tiny_unclip import gray, make, real_digits
+from rows import write_rows
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+from torchvision.datasets import ImageFolder
+
+from torch_augcond import AugConditionedSynthetic, MixedRealSyntheticSampler, load_generator
+from torch_augcond.cli.demo import AFFINE, BATCH, NAMES, accuracy, digits, train_classifier, write_split
+
+FULL = "pndm, 30 steps"
+WAYS = {
+    FULL: {},
+    "pndm, 15 steps": {"steps": 15},
+    "dpmpp, 15 steps": {"scheduler": "dpmpp", "steps": 15},
+    "dpmpp, 10 steps": {"scheduler": "dpmpp", "steps": 10},
+    "unipc, 15 steps": {"scheduler": "unipc", "steps": 15},
+    "unipc, 10 steps": {"scheduler": "unipc", "steps": 10},
+    "guided in 0.2-0.6": {"guidance_interval": (0.2, 0.6)},
+    "guided in 0.0-0.6": {"guidance_interval": (0.0, 0.6)},
+    "cache_interval 2": {"cache_interval": 2},
+    "cache_interval 3": {"cache_interval": 3},
+    "dpmpp, 15 steps, guided in 0.0-0.6": {"scheduler": "dpmpp", "steps": 15, "guidance_interval": (0.0, 0.6)},
+}
+
+
+def load(way, checkpoint):
+    options = dict(WAYS[way])
+    return options.pop("steps", 30), load_generator(checkpoint, compile=False, **options)
+
+
+def sample(way, args, world):
+    """Images of a way and their labels, and the seconds that an image takes: the median of three rounds."""
+    steps, generator = load(way, args.generator)
+    sources, labels = world
+    prompts = generator.encode_prompts([f"a photo of a {name}" for name in NAMES])
+    draw = lambda count: make(generator, sources, labels, args.augmentation, count, args.guidance, prompts, 50, steps)  # noqa: E731
+    seconds = []
+    for _ in range(3):
+        start = time.process_time() if args.cpu_time else time.perf_counter()
+        draw(50)
+        seconds.append(((time.process_time() if args.cpu_time else time.perf_counter()) - start) / 50)
+    return *draw(args.count), statistics.median(seconds)
+
+
+def compare(ways, args):
+    """Rows of time, change of the images and agreement."""
+    (sources, labels), others = real_digits()
+    judge = train_classifier(TensorDataset(*others), None, 600, 0)
+    world = F.interpolate(sources, (32, 32), mode="bilinear", antialias=True), labels
+    full = None
+    for way in [FULL, *(way for way in ways if way != FULL)]:
+        images, truth, seconds = sample(way, args, world)
+        full = images if full is None else full
+        change = (images.float() - full.float()).abs()
+        values = {
+            "time an image": (1e3 * seconds, "ms of one core" if args.cpu_time else "ms", 3),
+            "mean change": (change.mean().item(), "of 255", len(images)),
+            "agreement": (100 * accuracy(judge, gray(images), truth), "%", len(images)),
+        }
+        yield from ({"case": way, "measure": name, "value": v, "unit": u, "n": n} for name, (v, u, n) in values.items())
+
+
+def train(ways, args):
+    """Rows of the accuracy that each way's images lead to."""
+    data = digits()
+    for way in ways:
+        steps, generator = load(way, args.generator)
+        for seed in range(args.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                real, held_out = write_split(*data, Path(folder) / "real", args.shots, seed, "validation")
+                dataset = ImageFolder(real, transform=AFFINE)
+                synthetic = AugConditionedSynthetic(
+                    dataset, args.augmentation, generator=generator, num_per_class=args.num_per_class, seed=seed,
+                    guidance_scale=args.guidance, num_inference_steps=steps, root=Path(folder) / "synthetic",
+                )  # fmt: skip
+                mixed = dataset + synthetic
+                half = MixedRealSyntheticSampler(mixed, seed=seed, epoch_length=args.updates * BATCH)
+                model = train_classifier(mixed, half, args.updates, seed)
+            value = 100 * accuracy(model, *held_out)
+            yield {"case": way, "measure": f"accuracy, seed {seed}", "value": value, "unit": "%", "n": 1}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generator", default="tiny", help="name or folder (default: %(default)s)")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY", help="default: all")
+    parser.add_argument("--augmentation", default="embed-mixup", help="default: %(default)s")
+    parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=300, help="images compared (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each way; 0 for none (default: %(default)s)")
+    parser.add_argument("--shots", type=int, default=2, help="real images a class (default: %(default)s)")
+    parser.add_argument("--num-per-class", type=int, default=64, help="synthetic images (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=400, help="of each training (default: %(default)s)")
+    parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
+    parser.add_argument("--csv", default="benchmarks/results/generate_shortcuts.csv", help="default: %(default)s")
+    args = parser.parse_args()
+    found = [*compare(args.ways, args), *train(args.ways if args.seeds else [], args)]
+    common = {"augmentation": args.augmentation, "guidance": args.guidance}
+    write_rows(args.csv, "shortcuts", [row | common for row in found], load_generator(args.generator).checkpoint)
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(True)
+    main()

@@ -1,0 +1,65 @@
+"""What may be asked of a generator beyond its checkpoint: shortcuts that change images, and compilation."""
+
+import hashlib
+import json
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from ..checks import as_int
+from .networks import COMPILE
+
+if TYPE_CHECKING:
+    from diffusers import StableUnCLIPImg2ImgPipeline as Pipeline
+
+__all__ = ["SCHEDULERS", "check_compile", "check_interval", "check_reuse", "make_scheduler", "scheduler_id"]
+
+# Name → diffusers' class and what it is given besides the checkpoint's noise schedule.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpmpp": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "timestep_spacing": "trailing"}),
+    "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}),
+}
+
+
+def make_scheduler(name: str, config: dict[str, Any]) -> Any:
+    """One of diffusers' schedulers, for the noise schedule and the prediction of the checkpoint's own."""
+    import diffusers
+
+    if name not in SCHEDULERS:
+        raise ValueError(f"`scheduler` must be None or one of {', '.join(SCHEDULERS)}, but got {name!r}.")
+    kind, options = SCHEDULERS[name]
+    return getattr(diffusers, kind).from_config(config, **options)
+
+
+def scheduler_id(pipe: "Pipeline") -> str:
+    """Class and configuration, less what diffusers notes about itself."""
+    settings = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return f"{type(pipe.scheduler).__name__}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+def check_compile(compile: Any) -> bool | str:
+    if not any(compile is choice or (isinstance(compile, str) and compile == choice) for choice in COMPILE):
+        raise ValueError(f'`compile` must be "auto", True, False or "regional", but got {compile!r}.')
+    return compile
+
+
+def check_interval(interval: Any) -> tuple[float, float]:
+    pair = isinstance(interval, tuple | list) and len(interval) == 2 and all(isinstance(x, Real) for x in interval)
+    if not pair or not 0 <= interval[0] < interval[1] <= 1:  # NaN is refused too
+        raise ValueError(
+            "`guidance_interval` must be two numbers (lo, hi) with 0 <= lo < hi <= 1, the part of the steps that is "
+            f"guided, but got {interval!r}. For none, pass guidance_scale=1."
+        )
+    return float(interval[0]), float(interval[1])
+
+
+def check_reuse(cache_interval: Any, unet: Any) -> int:
+    as_int("cache_interval", cache_interval, low=1)
+    if cache_interval > 1 and len(unet.up_blocks[-1].resnets) < 2:
+        raise ValueError(
+            f"`cache_interval` must be 1 for a UNet with a single layer in its last block, but got {cache_interval}."
+        )
+    return cache_interval
