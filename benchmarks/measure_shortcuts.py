@@ -9,9 +9,9 @@ import argparse
 import statistics
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
-import torch
 from measure_tiny_unclip import gray, make, real_digits
 from rows import write_rows
 from torch.nn import functional as F
@@ -43,17 +43,15 @@ def load(way, checkpoint):
 
 
 def sample(way, args, world):
-    """Images of a way and their labels, and the seconds that an image takes: the median of three rounds."""
+    """Images of a way and their labels, and the seconds that an image takes in each round."""
     steps, generator = load(way, args.generator)
-    sources, labels = world
     prompts = generator.encode_prompts([f"a photo of a {name}" for name in NAMES])
-    draw = lambda count: make(generator, sources, labels, args.augmentation, count, args.guidance, prompts, 50, steps)  # noqa: E731
-    seconds = []
-    for _ in range(3):
-        start = time.process_time() if args.cpu_time else time.perf_counter()
-        draw(50)
-        seconds.append(((time.process_time() if args.cpu_time else time.perf_counter()) - start) / 50)
-    return *draw(args.count), statistics.median(seconds)
+    clock, seconds = time.process_time if args.cpu_time else time.perf_counter, []
+    for _ in range(args.rounds):
+        start = clock()
+        made = make(generator, *world, args.augmentation, args.count, args.guidance, prompts, 64, steps)
+        seconds.append((clock() - start) / args.count)
+    return *made, seconds
 
 
 def compare(ways, args):
@@ -67,7 +65,7 @@ def compare(ways, args):
         full = images if full is None else full
         change = (images.float() - full.float()).abs()
         values = {
-            "time an image": (1e3 * seconds, "ms of one core" if args.cpu_time else "ms", 3),
+            "time an image": (1e3 * statistics.median(seconds), "ms of a core" if args.cpu_time else "ms", args.rounds),
             "mean change": (change.mean().item(), "of 255", len(images)),
             "agreement": (100 * accuracy(judge, gray(images), truth), "%", len(images)),
         }
@@ -101,6 +99,7 @@ def main():
     parser.add_argument("--augmentation", default="embed-mixup", help="default: %(default)s")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale (default: %(default)s)")
     parser.add_argument("--count", type=int, default=300, help="images compared (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="timings, of which the median (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each way; 0 for none (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=2, help="real images a class (default: %(default)s)")
     parser.add_argument("--num-per-class", type=int, default=64, help="synthetic images (default: %(default)s)")
@@ -108,11 +107,10 @@ def main():
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
     parser.add_argument("--csv", default="benchmarks/results/generate_shortcuts.csv", help="default: %(default)s")
     args = parser.parse_args()
-    found = [*compare(args.ways, args), *train(args.ways if args.seeds else [], args)]
+    found = chain(compare(args.ways, args), train(args.ways if args.seeds else [], args))
     common = {"augmentation": args.augmentation, "guidance": args.guidance}
-    write_rows(args.csv, "shortcuts", [row | common for row in found], load_generator(args.generator).checkpoint)
+    write_rows(args.csv, "shortcuts", (common | row for row in found), load_generator(args.generator).checkpoint)
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(True)
     main()

@@ -28,13 +28,17 @@ def cpu_name():
 
 
 def write_rows(path, benchmark, rows, checkpoint, device="cpu"):
-    """One CSV of `rows`, which have a case, a measure, a value, its unit and n, the number of its repetitions."""
-    world = machine(device)
-    full = [{"benchmark": benchmark, "checkpoint": checkpoint, **row, "value": f"{row['value']:.6g}"} for row in rows]
-    columns = list(dict.fromkeys(name for row in full for name in row))
-    with Path(path).open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*columns, *world], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(row | world for row in full)
-    for row in full:
-        print(", ".join(str(value) for name, value in row.items() if name not in ("benchmark", "checkpoint")))
+    """Write `rows` as CSV, each as soon as it comes, and print them.
+
+    All have the same columns: a case, a measure, a value, its unit and n, the number of values it is the median of, or
+    of the images it is the mean of; and what else sets the case apart.
+    """
+    world, writer = {"checkpoint": checkpoint} | machine(device), None
+    with Path(path).open("w", newline="", buffering=1) as file:
+        for row in rows:
+            row = {"benchmark": benchmark, **row, "value": f"{row['value']:.6g}"}
+            if writer is None:
+                writer = csv.DictWriter(file, [*row, *world], lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row | world)
+            print(*row.values(), sep=", ", flush=True)

@@ -1,0 +1,172 @@
+"""How fast images are made, side by side on one set of weights, and whether they are the same images.
+
+    python benchmarks/bench_generate.py                                   # the bundled model
+    python benchmarks/bench_generate.py --model sd21 --device cuda        # full size, random weights
+    python benchmarks/bench_generate.py --model sd21-narrow --sides 64 --batches 1 2 --images 4 --steps 2  # a trial
+
+Compared are diffusers' pipeline called once for each image, eagerly, as in most published scripts; the same pipeline in
+batches, compiled and channels_last; and this package, from the source images to the stored files. All are given the
+same noise. Each round runs all of them; the first is for warming up and compiling, and the rows are medians of the
+others. The floor is the arithmetic at the speed of a large matrix product on the same device.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from contenders import LOOP, OURS, STOCK, contenders
+from full_size import build
+from PIL import Image
+from rows import write_rows
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.datasets import ImageFolder
+
+from torch_augcond import StableUnCLIPGenerator, load_generator
+from torch_augcond.cli.demo import NAMES, digits
+
+MODELS = ("tiny", "sd21", "sd21-narrow")
+
+
+def load(args, side):
+    """A generator of the asked kind, on the asked device."""
+    if args.model == "tiny":
+        return load_generator("tiny", device=args.device, dtype=args.dtype, compile=False)
+    pipe = build(side, small=args.model == "sd21-narrow", device=args.device, dtype=args.dtype)
+    return StableUnCLIPGenerator(pipe.to(args.device), fingerprint=f"{args.model}-random@0", compile=False)
+
+
+def write_sources(folder, args, side):
+    """Real images to start from: digits for the bundled model, else noise as large as the images that are made."""
+    torch.manual_seed(0)
+    pixels = digits()[0] if args.model == "tiny" else None
+    for i in range(args.images):
+        name = NAMES[i % len(NAMES)]
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        if pixels is None:
+            noise = torch.randint(0, 256, (side, side, 3), dtype=torch.uint8)
+            Image.fromarray(noise.numpy()).save(folder / name / f"{i:05d}.png", compress_level=1)
+        else:
+            Image.fromarray(pixels[i * len(pixels) // args.images]).save(folder / name / f"{i:05d}.png")
+    return ImageFolder(folder)
+
+
+def clock(work, device):
+    start = time.perf_counter()
+    made = work()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, made
+
+
+def race(cases, args):
+    """{case: (first round, median of the others, images)} in seconds; what runs out of memory is left out."""
+    seconds, images = {name: [] for name in cases}, {}
+    for _ in range(1 + args.rounds):
+        for name in list(seconds):
+            try:
+                took, images[name] = clock(cases[name], args.device)
+            except torch.OutOfMemoryError:
+                print(f"{name}: out of memory", flush=True)
+                del seconds[name]
+                torch.cuda.empty_cache()
+            else:
+                seconds[name].append(took)
+    return {name: (took[0], statistics.median(took[1:]), images[name]) for name, took in seconds.items()}
+
+
+def peak_flops(device, dtype):
+    """Operations a second in a large matrix product."""
+    side = 8192 if torch.device(device).type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = [clock(lambda: a @ b, device)[0] for _ in range(10)]
+    return 2 * side**3 / statistics.median(seconds)
+
+
+@torch.no_grad()
+def flops(generator, args):
+    """Operations of one image: guided steps and decoding."""
+    pipe, config = generator.pipe, generator.pipe.unet.config
+    x = generator.latents(torch.arange(1)).to(args.device, args.dtype)
+    text = generator.encode_prompts(["a photo of a cat"]).to(x)
+    condition = torch.randn(1, config.projection_class_embeddings_input_dim).to(x)
+    with FlopCounterMode(display=False) as step:
+        pipe.unet(x, torch.tensor(1, device=x.device), encoder_hidden_states=text, class_labels=condition)
+    with FlopCounterMode(display=False) as decoding:
+        pipe.vae.decode(x)
+    return 2 * args.steps * step.get_total_flops() + decoding.get_total_flops()
+
+
+def compare(args, side, batch):
+    """Rows of one size and batch: time, the images' difference to those of the loop, the fraction of the floor."""
+    torch._dynamo.reset()
+    generator = load(args, side)
+    floor = flops(generator, args) / peak_flops(args.device, args.dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        real = write_sources(Path(folder) / "real", args, generator.image_size)
+        cases = contenders(partial(load, args, side), real, Path(folder), batch, args)
+        results = race(cases, args)
+        if args.profile:
+            yield from where_time_goes(cases[OURS], args)
+    loop = results[LOOP][1]
+    tuned = min(results[name][1] for name in results if name in STOCK)
+    for name, (first, seconds, images) in results.items():
+        change = (images.float() - results[LOOP][2].float()).abs()
+        values = {
+            "time an image": (1e3 * seconds / len(images), "ms"),
+            "first round, with compiling": (first, "s"),
+            "times as fast as the loop": (loop / seconds, "ratio"),
+            "times as fast as the best stock": (tuned / seconds, "ratio"),
+            "largest change of a pixel": (change.max().item(), "of 255"),
+            "mean change of a pixel": (change.mean().item(), "of 255"),
+            "fraction of the floor": (100 * floor * len(images) / seconds, "%"),
+        }
+        for measure, (value, unit) in values.items():
+            yield {"case": name, "measure": measure, "value": value, "unit": unit, "n": args.rounds}
+
+
+def where_time_goes(work, args, most=12):
+    """Rows of the operations that take longest on the device, in a round after the warm-up."""
+    cuda = torch.device(args.device).type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
+        work()
+    spent = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in profiled.key_averages()}
+    total = sum(spent.values())
+    for key in sorted(spent, key=spent.get, reverse=True)[:most]:
+        share = {"measure": f"share of {key[:80]}", "value": 100 * spent[key] / total, "unit": "%", "n": 1}
+        yield {"case": f"profile of {OURS}", **share}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, default="tiny", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--dtype", type=lambda name: getattr(torch, name), help="default: bfloat16 on a GPU")
+    parser.add_argument("--sides", type=int, nargs="+", default=[768, 512], help="pixels, of sd21 (default: 768 512)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[64], help="default: 64")
+    parser.add_argument("--images", type=int, default=64, help="made by each case in a round (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="after the warm-up (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--guidance", type=float, default=10.0, help="guidance scale (default: %(default)s)")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
+    parser.add_argument("--shortcuts", action="store_true", help="also the options that change images")
+    parser.add_argument("--profile", action="store_true", help="also where the time goes")
+    parser.add_argument("--csv", default="benchmarks/results/generate.csv", help="default: %(default)s")
+    args = parser.parse_args()
+    args.dtype = args.dtype or (torch.bfloat16 if args.device.startswith("cuda") else torch.float32)
+    sides = [32] if args.model == "tiny" else args.sides
+    rows = (
+        {"side": side, "batch": batch, "dtype": str(args.dtype)[6:], "steps": args.steps, **row}
+        for side in sides
+        for batch in args.batches
+        for row in compare(args, side, batch)
+    )
+    write_rows(args.csv, "generate", rows, load(args, sides[0]).checkpoint, args.device)
+
+
+if __name__ == "__main__":
+    main()

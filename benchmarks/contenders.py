@@ -1,0 +1,106 @@
+"""The ways of making one set of images that `bench_generate.py` compares. Each takes sources from files to files."""
+
+from functools import partial
+from itertools import count
+
+import torch
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from torch_augcond import StableUnCLIPGenerator
+from torch_augcond.functional import Purpose, normal
+from torch_augcond.job import Job
+from torch_augcond.progress import silent
+from torch_augcond.request import Request
+
+__all__ = ["LOOP", "OURS", "STOCK", "contenders"]
+
+LOOP = "diffusers, once an image"
+BATCHED, TUNED = "diffusers, batched", "diffusers, batched, compiled, channels_last"
+OURS, OURS_COMPILED = "torch_augcond, compile=False", "torch_augcond, compile=True"
+STOCK = (BATCHED, TUNED)
+SHORTCUTS = {
+    "guided in 0.2-0.6": {"guidance_interval": (0.2, 0.6)},
+    "dpmpp, half the steps": {"scheduler": "dpmpp"},
+    "cache_interval 3": {"cache_interval": 3},
+}
+
+
+def contenders(load, real, folder, batch, args):
+    """{case: function that makes all images and returns them, uint8 (N, 3, H, W)}.
+
+    `load` makes a generator; what is compiled or laid out anew gets weights of its own, which are the same.
+    """
+    numbers = {"guidance_scale": args.guidance, "num_inference_steps": args.steps}
+    plain, fresh = load(), count()
+    recipes = list(job(plain, real, folder / "plan", numbers).plan)
+    stock = partial(make_stock, real, recipes, folder, numbers)
+    ours = partial(make_ours, real, folder, fresh, batch)
+    found = {LOOP: partial(stock, plain, 1), BATCHED: partial(stock, plain, batch), OURS: partial(ours, plain, numbers)}
+    fast = plain
+    if args.compile:
+        fast = with_options(load(), compile=True)
+        found |= {TUNED: partial(stock, tuned(load()), batch), OURS_COMPILED: partial(ours, fast, numbers)}
+    for name, options in SHORTCUTS.items() if args.shortcuts else ():
+        way = with_options(load(), compile=args.compile, **options)
+        steps = args.steps // 2 if "half" in name else args.steps
+        found[f"torch_augcond, {name}"] = partial(ours, way, numbers | {"num_inference_steps": steps})
+    return found
+
+
+def with_options(generator, **options):
+    """The same weights with other options."""
+    return StableUnCLIPGenerator(generator.pipe, fingerprint=generator.checkpoint, **options)
+
+
+def tuned(generator):
+    """As diffusers' documentation advises."""
+    pipe = generator.pipe
+    pipe.vae.to(memory_format=torch.channels_last)
+    pipe.unet = torch.compile(pipe.unet.to(memory_format=torch.channels_last), dynamic=False)
+    pipe.vae.decode = torch.compile(pipe.vae.decode, dynamic=False)
+    return generator
+
+
+def make_stock(real, recipes, folder, numbers, generator, batch):
+    """The pipeline's own call, given the noise that we would draw; PNG files."""
+    pipe, images = generator.pipe, []
+    pipe.set_progress_bar_config(disable=True)
+    for start in range(0, len(recipes), batch):
+        rows = recipes[start : start + batch]
+        keys = torch.tensor([recipe.seed for recipe in rows])
+        noise = normal(keys, Purpose.NOISE, generator.embed_dim).to(generator.device, generator.dtype)
+        pipe.noise_image_embeddings = lambda image_embeds, noise_level, generator, noise=noise: type(
+            pipe
+        ).noise_image_embeddings(pipe, image_embeds, noise_level, noise=noise)
+        made = pipe(
+            image=[real.loader(real.samples[recipe.sources[0]][0]) for recipe in rows],
+            prompt=[recipe.prompt for recipe in rows],
+            latents=generator.latents(keys).to(generator.device, generator.dtype),
+            **numbers,
+        ).images
+        for recipe, image in zip(rows, made, strict=True):
+            image.save(folder / f"{recipe.key}.png")
+        images += map(pil_to_tensor, made)
+    return torch.stack(images)
+
+
+def make_ours(real, folder, fresh, batch, generator, numbers):
+    """A new set each time, so that nothing is cached from the round before; as the generator gave the images out."""
+    work = job(generator, real, folder / f"ours-{next(fresh)}", numbers)
+    made, generate = {}, type(generator).generate
+
+    def recorded(embeds, prompts, keys, **options):
+        images = generate(generator, embeds, prompts, keys, **options)
+        made.update(zip(keys.tolist(), images, strict=True))
+        return images
+
+    generator.generate = recorded
+    report = work.make(batch_size=batch)
+    if report.made != len(work.plan):
+        raise RuntimeError(f"{report.failed} of {len(work.plan)} images failed: {work.failure_text()}")
+    return torch.stack([made[recipe.seed] for recipe in work.plan])
+
+
+def job(generator, real, root, numbers):
+    request = Request(dataset=real, augmentation="real", generator=generator, root=root, **numbers)
+    return Job(request, write=True, load=lambda name: generator, progress=silent)
