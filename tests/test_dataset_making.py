@@ -8,7 +8,8 @@ from PIL import Image
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
-from torch_augcond import AugConditionedSynthetic, EmbedDropout, EmbedMixup, job
+from torch_augcond import AugConditionedSynthetic, EmbedDropout, EmbedMixup, job, load_generator
+from torch_augcond.request import Request
 from torch_augcond.store.imagefile import Corrupt
 
 
@@ -167,6 +168,32 @@ def test_default_roots(real, folder, assets):
     ]
     others += [make(real, generator=FakeGenerator(32)), make(real, guidance_scale=3), make(real, num_per_class=1)]
     assert len({root, *(other.root for other in others)}) == 8
+
+
+def test_a_generator_and_its_name_have_one_default_root(real, monkeypatch):
+    def root(generator, fingerprint=None):
+        if fingerprint:
+            generator = FakeGenerator()
+            generator.fingerprint = fingerprint
+        return Request(dataset=real, generator=generator).folder()
+
+    tiny = root("tiny")
+    assert root(load_generator("tiny")) == tiny
+    monkeypatch.setattr("socket.socket", None)  # nothing is asked of the network
+    stable = root("sd21-unclip")
+    assert root(None) == root("sd2-community/stable-diffusion-2-1-unclip") == stable
+    assert root(None, "sd2-community/stable-diffusion-2-1-unclip@0123abc") == stable
+    assert root("own/model") == root(None, "own/model@0123abc")
+    rest = [root(None, f"own/model@0123abc{suffix}") for suffix in ("#fp16", "+DDIM-01", "#fp16+DDIM-01")]
+    assert len({tiny, stable, root("sd21-unclip-small"), root(None, "local@0123"), root("own/model"), *rest}) == 8
+
+
+def test_a_list_that_grows_keeps_its_default_root_and_images(assets):
+    images = [(Image.new("RGB", (4, 4), (i, 0, 0)), i % 2) for i in range(6)]
+    first = make(images[:4], class_names=["a", "b"])
+    generator = FakeGenerator()
+    grown = make(images, class_names=["a", "b"], generator=generator, augmentation="embed-cutmix-dropout")
+    assert grown.root == first.root and len(grown) == 6 and len(generator.batches) == 1
 
 
 # --- generate=False ---------------------------------------------------------------------------------------------------

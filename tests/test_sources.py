@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,6 +293,21 @@ class TestIdentity:
         assert len(set(parts)) == 6
         picture(9).save(folder / "ant" / "new.png")
         assert identity(ImageFolder(folder)) == before
+
+    def test_other_datasets_may_grow_and_are_told_apart(self):
+        def identity(n=4, labels=(0, 1), start=0, **attributes):
+            images = [picture(start + k) for k in range(n)]
+            return Sources.from_dataset(Items(images, (list(labels) * n)[:n], **attributes)).identity
+
+        grown = [identity(), identity(n=9), identity(n=9, labels=(0, 1, 2)), identity(count=7), identity(transform=str)]
+        assert len(set(grown)) == 1
+        others = [identity(start=1), identity(labels=(1, 0)), identity(train=True), identity(train=False)]
+        others += [identity(split="val"), identity(noise=0.2), identity(classes=["ant", "bee"]), identity(root="/a")]
+        assert len({grown[0], *others}) == 9
+        assert identity(root=Path("a")) == identity(root=os.path.abspath("a"))
+
+    def test_a_first_image_that_can_not_be_read_has_an_identity(self):
+        assert Sources.from_dataset(Items([None, picture(1)], [0, 1])).identity
 
 
 def test_survives_pickling(folder):

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -137,12 +138,24 @@ class Request:
         from huggingface_hub.constants import HF_ASSETS_CACHE
 
         settings = asdict(self.settings("", 1)) | {"guidance_scale": self.guidance_scale}
-        name = self.generator.fingerprint if self.is_loaded else self.generator_name
-        if not self.is_loaded and Path(name).is_dir():
-            name = os.path.abspath(name)
-        identity = json.dumps([self.sources.identity, settings, name, self.prompts], sort_keys=True)
+        identity = json.dumps([self.sources.identity, settings, self._checkpoint(), self.prompts], sort_keys=True)
         digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         return Path(HF_ASSETS_CACHE) / "torch_augcond" / f"{type(self.dataset).__name__}-{digest}"
+
+    def _checkpoint(self) -> str:
+        """What a generator and its name have in common: which weights, but not which commit of them."""
+        from .generators.checkpoints import MIRRORS, find_checkpoint
+
+        if self.is_loaded:
+            name = self.generator.fingerprint
+        elif self.generator_name == "tiny" or os.path.isdir(self.generator_name):
+            name = find_checkpoint(self.generator_name).fingerprint
+        else:
+            name = self.generator_name
+        repository, rest = re.fullmatch(r"([^@]*)(?:@[^#+]*)?(.*)", name, re.DOTALL).groups()
+        if repository == "local":
+            return name
+        return next((short for short, mirrors in MIRRORS.items() if repository in mirrors), repository) + rest
 
     def command(self) -> str | None:
         """The shell command that makes this set; None where no command can say the same."""

@@ -121,14 +121,13 @@ class Sources:
 
     @property
     def identity(self) -> str:
-        """Text that tells datasets apart: where a folder lies (its files may change), else type, root and labels."""
+        """Text that tells datasets apart: where a folder lies (its files may change), else `_Items.identity`."""
         texts = []
         for k, leaf in enumerate(self.leaves):
-            rows = self.part == k
-            index = self.index[rows]
+            index = self.index[self.part == k]
             whole = len(index) == len(leaf.dataset) and (np.sort(index) == np.arange(len(index))).all()
             chosen = "" if whole else f"[{hash_bytes(np.sort(index).tobytes())}]"
-            texts.append(leaf.identity(self.labels[rows]) + chosen)
+            texts.append(leaf.identity() + chosen)
         return " + ".join(texts)
 
     def _leaf(self, i: int) -> tuple[Any, int]:
@@ -161,7 +160,8 @@ class Sources:
         """32 hex characters, a function of the image's content: its file's bytes if it is one, else its RGB pixels.
 
         Args:
-            cache: {(absolute path, size, mtime_ns): digest}; files found there are not read, others are entered.
+            cache: {(absolute path, size, mtime + ctime in ns): digest}; files found there are not read, others are
+                entered.
 
         Raises:
             UnreadableImage: with its name and the reason.

@@ -16,6 +16,7 @@ __all__ = [
     "UnreadableImage",
     "as_pil",
     "check_header",
+    "check_regular",
     "check_size",
     "file_digest",
     "hash_bytes",
@@ -24,9 +25,9 @@ __all__ = [
     "to_rgb",
 ]
 
-DigestCache = MutableMapping[tuple[str, int, int], str]
+DigestCache = MutableMapping[tuple[str, int, int], str]  # by path, size and the sum of mtime and ctime in ns
 
-# A file younger than this may change again without its mtime changing (FAT counts in steps of two seconds).
+# A file younger than this may change again without its times changing (FAT counts in steps of two seconds).
 _SETTLED_NS = 2_000_000_000
 
 
@@ -90,6 +91,12 @@ def check_size(image: Image.Image) -> None:
         )
 
 
+def check_regular(path: str) -> None:
+    """Refuses what is there but no file: reading a pipe would wait for ever. (What isn't there, a loader may know.)"""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("it is not a regular file")
+
+
 def open_image(path: str) -> Image.Image:
     with Image.open(path) as image:
         check_size(image)
@@ -133,11 +140,12 @@ def hash_bytes(data: bytes) -> str:
 
 def file_digest(path: str, cache: DigestCache | None) -> str:
     stat = os.stat(path)
-    entry = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns)
+    # Copying and unpacking set back mtime, so that a replaced file may look like the old one; ctime can't be set.
+    entry = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns + stat.st_ctime_ns)
     if cache is not None and entry in cache:
         return cache[entry]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    if cache is not None and time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+    if cache is not None and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
         cache[entry] = digest
     return digest

@@ -14,10 +14,11 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader, pil_loader
 
 from ..checks import listed
-from .images import check_header, hash_bytes, open_image
+from .images import as_pil, check_header, check_regular, hash_bytes, open_image, to_rgb
 
 __all__ = ["Progress", "class_names", "flatten", "int_labels", "layers", "unique"]
 
+_PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
@@ -51,6 +52,7 @@ class _Folder:
 
     def read(self, index: int) -> Any:
         path = self.dataset.samples[index][0]
+        check_regular(path)
         if self.dataset.loader in (default_loader, pil_loader):
             return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_header(path)
@@ -59,7 +61,7 @@ class _Folder:
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
         return [self.dataset.samples[i][1] for i in indices.tolist()]
 
-    def identity(self, labels: np.ndarray) -> str:
+    def identity(self) -> str:
         return f"{type(self.dataset).__qualname__}:{os.path.abspath(self.dataset.root)}"
 
 
@@ -101,10 +103,21 @@ class _Items:
                 return [values[i] for i in indices.tolist()]
         return [self._label(i) for i in progress(indices.tolist())]
 
-    def identity(self, labels: np.ndarray) -> str:
+    def identity(self) -> str:
+        """What stays when items are added: the type, plain attributes (a root, a split), names and the first item."""
         root = getattr(self.dataset, "root", None)
         place = os.path.abspath(root) if isinstance(root, (str, os.PathLike)) else ""
-        return f"{type(self.dataset).__qualname__}:{place}:{hash_bytes(labels.tobytes())}"
+        given = getattr(self.dataset, "__dict__", {}) | {"root": place}
+        plain = {name: str(given[name]) for name in sorted(given) if isinstance(given[name], _PLAIN)}
+        first = f"{self._first()} {self._label(0)!r} {getattr(self.dataset, 'classes', None)!r}"
+        return f"{type(self.dataset).__qualname__}:{plain}:{hash_bytes(first.encode('utf-8', 'surrogatepass'))}"
+
+    def _first(self) -> str:
+        try:
+            image = to_rgb(as_pil(self.read(0), "dataset[0]"))
+        except Exception:  # it's reported when its turn comes
+            return ""
+        return f"{image.size} {hash_bytes(image.tobytes())}"
 
 
 def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
