@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,13 +41,13 @@ def job_of(real: Path, root: Path, generator: FakeGenerator | None = None, **opt
 def paint_sources(real: Path) -> None:
     for name in ("cat", "dog"):
         for i in range(3):
-            paint_old(real / name / f"{i}.png", f"{name} {i}")
+            paint(real / name / f"{i}.png", f"{name} {i}")
 
 
-def paint_old(path: Path, content: str) -> None:
-    """A picture whose time says nothing about this run: digests of files that are new are not cached."""
-    seconds = 1_000_000_000 + zlib.crc32(content.encode()) % 10_000_000
-    os.utime(paint(path, content), (seconds, seconds))
+def note_digest(store: Store) -> None:
+    """A file of the digest cache: files that are new are not in it."""
+    with store.digest_cache() as cache:
+        cache["old.png", 1, 2] = "0" * 32
 
 
 class Life:
@@ -70,7 +69,7 @@ class Life:
         return job_of(self.real, self.root, self.generator)
 
     def _claim(self):
-        self._job()
+        note_digest(self._job().store)
 
     def _fail(self):
         self.generator.spoil = True
@@ -84,7 +83,7 @@ class Life:
         export_metadata(Store(self.root), silent)
 
     def _set_aside(self):
-        paint_old(self.real / "cat" / "0.png", "another cat")
+        paint(self.real / "cat" / "0.png", "another cat")
         self._generate()
 
     def _restore(self):

@@ -8,7 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from torch_augcond.store.imagefile import MAX_BYTES, Corrupt, check, encode, extension, read_image, read_provenance
+from torch_augcond.store.imagefile import (
+    MAX_BYTES,
+    Corrupt,
+    check,
+    encode,
+    extension,
+    load_image,
+    read_image,
+    read_provenance,
+)
 
 KEY, OTHER = "0123456789abcdef" * 2, "f" * 32
 PROVENANCE = {"key": KEY, "class_name": "päony \udc80 🌸", "ordinal": 3, "lam": 0.1 + 0.2, "digests": ["a", "b"]}
@@ -55,8 +64,9 @@ def test_every_bit_flip_is_found(file):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         file.write_bytes(damaged)
-        with pytest.raises(Corrupt):
-            check(file, KEY)
+        for read in (lambda: check(file, KEY), lambda: load_image(str(file))):
+            with pytest.raises(Corrupt):
+                read()
 
 
 def test_every_truncation_and_anything_appended_is_found(file):

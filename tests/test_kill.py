@@ -17,6 +17,7 @@ from torch_augcond.store.disk import TEMP_PREFIX
 from torch_augcond.store.imagefile import check
 
 BATCH, GROWTH = 4, 200
+LOG = logging.getLogger(__name__)
 
 
 def write(real: Path, root: Path, log: int, count: int) -> None:
@@ -91,16 +92,15 @@ def assert_nothing_lost(root: Path, witness: Witness) -> None:
 def test_killed_at_random(tmp_path, kills):
     paint_sources(tmp_path / "real")
     real, root, draw, witness, count = tmp_path / "real", tmp_path / "set", random.Random(kills), Witness(), GROWTH
-    for _ in range(kills):
+    for kill in range(1, kills + 1):
         if killed_writer(real, root, count, draw, witness):
             count += GROWTH
+        if kill % 100 == 0 or kill == kills:
+            assert_nothing_lost(root, witness)
+            seen = kill, len(witness.written), witness.lost
+            LOG.info("%d kills, %d images written, %d batches cut off: no image lost or damaged", *seen)
     assert witness.lost > kills / 20 and len(witness.written) > kills  # they were hit at work
-    assert_nothing_lost(root, witness)
     assert not problems(root) and not [name for name in os.listdir(root) if name.startswith(TEMP_PREFIX)]
     job_of(real, root, num_per_class=count).make()
     job_of(real, tmp_path / "undisturbed", num_per_class=count).make()
     assert contents(root) == contents(tmp_path / "undisturbed")
-    logging.getLogger(__name__).info(
-        "%d kills: %d images written, %d batches cut off, no image lost or damaged",
-        kills, len(witness.written), witness.lost,
-    )  # fmt: skip

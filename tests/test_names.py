@@ -3,9 +3,16 @@
 import unicodedata
 
 import pytest
+from fakes import FakeGenerator, paint
+from faults import problems
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torchvision.datasets import ImageFolder
 
+from torch_augcond.job import Job
+from torch_augcond.progress import silent
+from torch_augcond.request import Request
+from torch_augcond.store.imagefile import read_provenance
 from torch_augcond.store.names import escape_class, unescape_class
 
 AWKWARD = [
@@ -16,6 +23,8 @@ AWKWARD = [
     "\udc80", "\ud83d\ude00", "\u200b", "\ufeff", "日本語", "हिन्दी", "%\u0301", "\U0001f338\u0301", "Cat", "cat",
     "Annual Crop", "n01440764", "0", "Abbott's_babbler",
 ]  # fmt: skip
+
+SPLIT = "\ud83d\ude00"  # one letter, as two halves
 
 
 def assert_safe(name: str) -> None:
@@ -41,17 +50,55 @@ def test_awkward_names_do_not_collide():
 any_text = st.text(st.characters(exclude_categories=()), max_size=90) | st.text("./%~CONcon 2Ee\u0301é", max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
+def assert_apart(one: str, other: str) -> None:
+    assert_safe(one)
+    assert (escape_class(one) == escape_class(other)) == (one == other)
+
+
+@settings(max_examples=300)
 @given(any_text, any_text)
 @example("a/b", "a%2Fb")
 @example("CON", "%43ON")
 @example("", "%")
 def test_any_names_are_safe_and_do_not_collide(one, other):
-    assert_safe(one)
-    assert (escape_class(one) == escape_class(other)) == (one == other)
+    assert_apart(one, other)
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=2000)
+@given(any_text, any_text)
+def test_two_thousand_pairs_of_names_are_safe_and_do_not_collide(one, other):
+    assert_apart(one, other)
+
+
+def job_of_classes(real, names, root):
+    folder = ImageFolder(real)
+    folder.classes, folder.class_to_idx = names, {name: label for label, name in enumerate(names)}
+    return Job(Request(dataset=folder, generator=FakeGenerator(), root=root), write=True, load=None, progress=silent)
+
+
+def test_a_name_that_json_would_change_is_refused(tmp_path):
+    paint(tmp_path / "real" / "0" / "0.png", "0")
+    with pytest.raises(ValueError, match=r"must not split letters into surrogates, but got '\\ud83d\\ude00'"):
+        job_of_classes(tmp_path / "real", [SPLIT], tmp_path / "set")
+
+
+def test_awkward_classes_on_a_real_disk(tmp_path):
+    """Each gets a folder of its own inside the root, which gives its name back."""
+    names = [name for name in AWKWARD if name != SPLIT]
+    for turn in range(len(names)):
+        paint(tmp_path / "real" / f"{turn:03}" / "0.png", str(turn))
+    root = tmp_path / "set"
+    job = job_of_classes(tmp_path / "real", names, root)
+    assert job.make().made == len(names) and not problems(root)
+    files = [path for path in root.glob("*/*") if path.is_file()]
+    assert len(files) == len({file.parent for file in files}) == len(names)
+    assert {file.parent.parent.resolve() for file in files} == {root.resolve()}
+    assert {read_provenance(file)["class_name"] for file in files} == set(names)
+    assert not {entry.name for entry in tmp_path.iterdir()} - {"real", "set"}
+
+
+@settings(max_examples=100)
 @given(st.text(st.characters(exclude_categories=()), min_size=1, max_size=9), any_text)
 def test_long_names_keep_their_end_apart(start, end):
     start *= 260

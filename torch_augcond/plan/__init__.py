@@ -1,6 +1,7 @@
 """How many images, from which sources, with which seeds: every image of a set as a frozen recipe with a key."""
 
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +92,8 @@ def make_plan(
         raise ValueError(f"`labels` and `digests` must be equally long, but got {len(labels)} and {len(contents)}.")
     if len(set(class_of.values())) < len(class_of):
         raise ValueError("`class_of` must be one-to-one, but two labels share a name. Rename one of the classes.")
+    if split := [name for name in class_of.values() if json.loads(json.dumps(name)) != name]:
+        raise ValueError(f"`class_of` must not split letters into surrogates, but got {listed(split, ascii)}.")
     counts = counts_per_class(
         labels, class_of, num_per_image=num_per_image, num_per_class=num_per_class, fill_to=fill_to
     )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from . import config, scan
-from .disk import explained, make_folder, publish, sweep, sync_folder
+from .disk import explained, is_regular, make_folder, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
 from .names import escape_class, unescape_class
@@ -104,6 +104,10 @@ class Store:
         """Where image ``key`` of a class lies or will lie."""
         self._extension = self._extension or extension(self.recorded()["image_size"])
         return self.root / escape_class(class_name) / f"{key}.{self._extension}"
+
+    def has(self, class_name: str, key: str) -> bool:
+        """Whether there is such an image; it isn't opened."""
+        return is_regular(self.path(class_name, key))
 
     def present(self, plan: Plan) -> np.ndarray:
         """Which recipes have an image: names only, no file is opened (`verify` does that).
@@ -245,12 +249,13 @@ class Store:
             repair: Whether what is damaged, or lies in a class folder and is no image of it, is set aside (to be made
                 again), and what killed processes left behind is removed. Safe while others write.
         """
+        damaged = set()
         for path, reason in scan.inspect(self.root):
             if reason and repair:
                 self.set_aside(path, "corrupt")
+                damaged.add(path)
             yield path, reason
-        for path in self._stock.missing():
-            yield path, "it is gone"
+        yield from ((path, "it is gone") for path in self._stock.missing() if path not in damaged)
         if repair:
             sweep(self.root)
             for folder in scan.folders(self.root):
@@ -272,7 +277,7 @@ class Store:
     def failures(self) -> dict[str, dict[str, Any]]:
         """The last failure of each image that is still missing: {key: {"time", "class_name", "prompt", "reason"}}."""
         latest = self._failures.latest()
-        return {k: record for k, record in latest.items() if not self.path(record["class_name"], k).is_file()}
+        return {k: record for k, record in latest.items() if not self.has(record["class_name"], k)}
 
     def embeddings(self, fingerprint: str) -> EmbeddingCache:
         """The cache of what the generator with this fingerprint has computed."""

@@ -46,6 +46,8 @@ def recorded(root: Path) -> dict[str, Any]:
         ) from error
     if (got := record.get("format")) != _FORMAT:
         raise ValueError(f"{path} must have format {_FORMAT}, but got {got}. Update torch-augcond.")
+    if not isinstance(record.get("settings"), dict):
+        raise ValueError(f"{path} must hold settings, but is not a record of this package. Remove it.")
     return record["settings"]
 
 

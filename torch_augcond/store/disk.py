@@ -51,6 +51,14 @@ def unseal_with(data: bytes) -> tuple[dict, bytes]:
     return unseal(line if newline else b"", payload), payload
 
 
+def is_regular(path: str | os.PathLike) -> bool:
+    """Whether there is a file, not a link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def read_regular(path: str | os.PathLike, limit: int) -> bytes:
     """The bytes of a regular file, never through a link, never more than ``limit`` (a ``ValueError``)."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

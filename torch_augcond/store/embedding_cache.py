@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .disk import publish
+from .disk import MAX_METADATA, publish
 
 _DAMAGE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError)
 _ROWS = 4096  # how many rows are looked at together
@@ -51,6 +51,8 @@ class _File:
     def __init__(self, path: Path):
         if path.is_symlink() or not path.is_file():
             raise ValueError("it is not a regular file")
+        if (size := path.stat().st_size) > MAX_METADATA:
+            raise ValueError(f"it has {size:,} bytes, more than the {MAX_METADATA:,} such a file may have")
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("keys", "digests", "values")}
         self._keys, self._digests, self._values = tensors["keys"], tensors["digests"], tensors["values"]

@@ -14,6 +14,7 @@ from .disk import read_regular, seal, unseal
 MAX_BYTES = 64 << 20
 _MAX_RECORD = 65_533  # what a JPEG comment holds
 _PNG_HEAD, _JPEG_HEAD = 33, 20  # signature and IHDR; SOI and APP0: the record follows them
+_HEADS = {"png": _PNG_HEAD, "jpg": _JPEG_HEAD}
 _FORMATS = {"png": ("PNG",), "jpg": ("JPEG",)}
 _DIGEST = b'{"digest": "'
 _ITXT = b"iTXtaugcond\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
@@ -75,12 +76,16 @@ def encode(image: torch.Tensor, provenance: dict, ext: str) -> bytes:
 
 
 def _insert(plain: bytes, record: bytes, ext: str) -> bytes:
-    if ext == "png":
-        chunk = _ITXT + record
-        segment, head = (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big"), _PNG_HEAD
-    else:
-        segment, head = b"\xff\xfe" + (len(record) + 2).to_bytes(2, "big") + record, _JPEG_HEAD
-    return plain[:head] + segment + plain[head:]
+    head = _HEADS[ext]
+    return plain[:head] + _framed(record, ext) + plain[head:]
+
+
+def _framed(record: bytes, ext: str) -> bytes:
+    """The chunk or segment that holds the record."""
+    if ext == "jpg":
+        return b"\xff\xfe" + (len(record) + 2).to_bytes(2, "big") + record
+    chunk = _ITXT + record
+    return (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
 
 
 def _extract(data: bytes, ext: str) -> tuple[bytes, bytes]:
@@ -151,7 +156,7 @@ def read_image(path: str | os.PathLike, key: str) -> Image.Image:
 def load_image(path: str) -> Image.Image:
     """`read_image` for training loops, by the file's name alone: as fast as ``ImageFolder``'s loader.
 
-    Only the digest is compared, without parsing the record; where it doesn't fit, `read_image` says why.
+    Digest and frame are compared without parsing the record; where it doesn't fit, `read_image` says why.
 
     Raises:
         Corrupt: With the reason.
@@ -164,8 +169,8 @@ def load_image(path: str) -> Image.Image:
     body = b"{" + text[len(_DIGEST) + 35 :]  # the record without its digest, which comes first
     digest = hashlib.blake2b(len(body).to_bytes(8, "big") + body, digest_size=16)
     digest.update(plain)
-    whole = text.startswith(_DIGEST + digest.hexdigest().encode()) and f'"key": "{name[:32]}"'.encode() in body
-    if not whole:
+    whole = text.startswith(_DIGEST + digest.hexdigest().encode() + b'", ') and f'"key": "{name[:32]}"'.encode() in body
+    if not whole or not data.startswith(_framed(text, name[33:]), _HEADS[name[33:]]):
         return read_image(path, name[:32])
     image = Image.open(io.BytesIO(plain), formats=_FORMATS[name[33:]])
     image.load()  # it is RGB already, as `encode` wrote it: `convert` would copy it

@@ -75,7 +75,7 @@ class Turns:
             self._left += [row for row, recipe in zip(rows, recipes, strict=True) if _key(recipe) not in mine]
             todo = [recipe for recipe in recipes if _key(recipe) in mine]
             # Only now: whoever made one of them in the meantime took it off its note afterwards.
-            there = [recipe for recipe in todo if self._store.path(recipe.class_name, recipe.key).is_file()]
+            there = [recipe for recipe in todo if self._store.has(recipe.class_name, recipe.key)]
             self.done(there)
             yield from (recipe for recipe in todo if recipe not in there)
 
