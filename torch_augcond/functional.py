@@ -106,9 +106,11 @@ def embed_cutmix(embeds: Tensor, partners: Tensor, lam: Tensor, start: Tensor | 
         CutMix (arXiv 1905.04899) along the feature axis; arXiv 2502.04475, Embed-CutMix.
     """
     _check_pair("embeds", embeds, partners)
-    dim = embeds.shape[1]
-    place = torch.arange(dim, device=embeds.device) - (0 if start is None else start[:, None])
-    return torch.where((place >= 0) & (place < span_length(lam, dim)[:, None]), partners.to(embeds.dtype), embeds)
+    place = torch.arange(embeds.shape[1], dtype=torch.int32, device=embeds.device)
+    if start is not None:
+        place = place - start.int()[:, None]
+    inside = (place >= 0) & (place < span_length(lam, embeds.shape[1]).int()[:, None])
+    return torch.where(inside, partners.to(embeds.dtype), embeds)
 
 
 def embed_mixup(embeds: Tensor, partners: Tensor, lam: Tensor) -> Tensor:

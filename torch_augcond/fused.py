@@ -8,6 +8,7 @@ import types
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ __all__ = ["condition"]
 # ("cutmix", alpha, span, n), ("mixup", alpha, n) or ("dropout", p, rescale, n): the n-th of its kind.
 Op = tuple[Any, ...]
 
-# Inductor repeats an expression wherever it is used, up to this many operations. A hash uses each of its terms twice:
-# at the default of 30, compiling takes four times as long, and the result is no faster.
-_OPTIONS = {"realize_opcount_threshold": 8}
+# Inductor repeats an expression wherever it is used, up to this many operations (30 by default). A hash uses each of
+# its terms twice, so compiling is faster with fewer. On a CPU that would split the graph into loops that hand each other
+# whole batches of numbers through memory.
+_GPU_OPTIONS = {"realize_opcount_threshold": 8}
 
-_graphs: dict[Any, Callable[..., Tensor]] = {}
+_graphs: dict[Any, Callable[..., None]] = {}
 _state = {"works": True}
 
 
@@ -86,20 +88,21 @@ def condition(
     if partners is None and partner_index is not None:
         partners = embeds
     _check(embeds, keys, partners, index, partner_index, ops, mean, noise, out)
+    out = embeds.new_empty(len(keys), 2 * mean.numel()) if out is None else out
     if not len(keys):
-        return embeds.new_empty(0, 2 * mean.numel()) if out is None else out
+        return out
     columns = [_column(x, embeds) for x in (noise_level, signal, sigma)]
     columns += [x.reshape(1, -1) for x in (_frequencies(mean.numel(), embeds.device), mean, std)]
     rows = [embeds, partners, index, partner_index, keys, noise]
     if not compile or not _state["works"]:
-        return _chain(ops, *rows, *columns, out)
-    if min(len(x) for x in rows if x is not None) > 1:
-        result = _fast(ops, *rows, *columns, out)
-        return result if out is None else out
-    # torch.compile makes a graph of its own for length 1; two equal rows spare it.
-    rows = [x if x is None or len(x) > 1 else torch.cat([x, x]) for x in rows]
-    result = _fast(ops, *rows, *columns, None)[: len(keys)]
-    return result if out is None else out.copy_(result)
+        _chain(ops, *rows, *columns, *out.chunk(2, 1))
+    elif min(len(x) for x in rows if x is not None) > 1:
+        _fast(ops, *rows, *columns, *out.chunk(2, 1))
+    else:  # torch.compile makes a graph of its own for length 1; two equal rows spare it
+        twice = [x if x is None or len(x) > 1 else torch.cat([x, x]) for x in (*rows, out)]
+        _fast(ops, *twice[:-1], *columns, *twice[-1].chunk(2, 1))
+        out.copy_(twice[-1][: len(keys)])
+    return out
 
 
 def _column(x: float | Tensor, like: Tensor) -> Tensor:
@@ -111,55 +114,71 @@ def _frequencies(dim: int, device: torch.device) -> Tensor:
     return F.level_frequencies(dim, device)  # compiled, exp may differ in its last bit, which the level then magnifies
 
 
-def _chain(ops, embeds, partners, index, partner_index, keys, noise, level, signal, sigma, frequencies, mean, std, out):
-    dtype, dim = embeds.dtype, mean.numel()
+def _chain(
+    ops, embeds, partners, index, partner_index, keys, noise, level, signal, sigma, frequencies, mean, std, *out
+):
+    """Writes both halves of the condition: two tensors, since to a part of one the compiled graph would copy it."""
+    dim = mean.numel()
     noise = F.normal(keys, F.Purpose.NOISE, dim) if noise is None else noise
+    image, partners = _gathered(embeds, index), _gathered(partners, partner_index)
 
-    def noised(x: Tensor, rows: Tensor | None) -> Tensor:
-        x = x if rows is None else x[rows]
-        return F.add_noise(x.to(torch.promote_types(dtype, torch.float32)), noise, mean, std, signal, sigma)
+    def noised(x: Tensor) -> Tensor:
+        return F.add_noise(x, noise, mean, std, signal, sigma)
 
-    image = noised(embeds, index)
-    partners = None if partners is None else noised(partners, partner_index)
+    # Both sources have the same noise: what is mixed before anything is dropped needs it only once, afterwards.
+    mixing = list(takewhile(lambda op: op[0] != "dropout", ops))
+    for op in mixing:
+        image = _mixed(op, image, partners, keys)
+    image = noised(image)
     levels = F.level_embedding(level[:, 0], dim, frequencies).to(image.dtype).expand_as(image)
-    for op in ops:
-        image, levels = _apply(op, image, levels, partners, keys)
-    result = torch.cat([image, levels], 1).to(dtype)
-    return result if out is None else out.copy_(result)
+    for op in ops[len(mixing) :]:
+        if op[0] == "dropout":
+            image, levels = _dropped(op, image, levels, keys)
+        else:
+            image = _mixed(op, image, noised(partners), keys)
+    for half, x in zip(out, (image, levels)):
+        half.copy_(x)
 
 
-def _apply(op: Op, image: Tensor, levels: Tensor, partners: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    kind, number, *options, n = op
-    keys, dim = F.fold(keys, n), image.shape[1]
-    if kind == "dropout":
-        masks = [F.uniform(keys, F.Purpose.DROPOUT, dim, first) < number for first in (0, dim)]
-        return tuple(F.embed_dropout(x, mask, p=number, rescale=options[0]) for x, mask in zip((image, levels), masks))
+def _gathered(x: Tensor | None, index: Tensor | None) -> Tensor | None:
+    x = x if index is None else x[index]
+    return None if x is None else x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _mixed(op: Op, image: Tensor, partners: Tensor, keys: Tensor) -> Tensor:
+    kind, alpha, *options, n = op
     if options == ["batch"]:
-        return image, levels
-    lam = F.beta(keys, number)
+        return image
+    keys, dim = F.fold(keys, n), image.shape[1]
+    lam = F.beta(keys, alpha)
     if kind == "mixup":
-        return F.embed_mixup(image, partners, lam), levels
+        return F.embed_mixup(image, partners, lam)
     start = F.random_start(keys, lam, dim) if options == ["random"] else None
-    return F.embed_cutmix(image, partners, lam, start), levels
+    return F.embed_cutmix(image, partners, lam, start)
 
 
-def _fast(ops: tuple[Op, ...], *tensors: Tensor | None) -> Tensor:
+def _dropped(op: Op, image: Tensor, levels: Tensor, keys: Tensor) -> tuple[Tensor, ...]:
+    _, p, rescale, n = op
+    keys, dim = F.fold(keys, n), image.shape[1]
+    masks = [F.uniform(keys, F.Purpose.DROPOUT, dim, first) < p for first in (0, dim)]
+    return tuple(F.embed_dropout(x, mask, p=p, rescale=rescale) for x, mask in zip((image, levels), masks))
+
+
+def _fast(ops: tuple[Op, ...], *tensors: Tensor | None) -> None:
     """The compiled graph for these ops and this kind of tensors; the eager chain if it can't be had."""
     tensors = [x if x is None else _plain(x) for x in tensors]
     kind = (ops, *(None if x is None else _kind(x) for x in tensors))
     if kind in _graphs:
-        return _graphs[kind](*tensors)
+        _graphs[kind](*tensors)
+        return
     try:
-        graph, result = _compile(ops, tensors)
+        _graphs[kind] = _compile(ops, tensors)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the compiler raises, the eager chain is the judge of the arguments
-        result = _chain(ops, *tensors)
+        _chain(ops, *tensors)
         _state["works"] = False
         _warn(error)
-        return result
-    _graphs[kind] = graph
-    return result
 
 
 def _plain(x: Tensor) -> Tensor:
@@ -171,17 +190,20 @@ def _kind(x: Tensor) -> tuple:
     return x.dtype, x.device, x.stride(), x.shape[1:], len(x) == 1, x.is_inference()
 
 
-def _compile(ops: tuple[Op, ...], tensors: list[Tensor | None]) -> tuple[Callable[..., Tensor], Tensor]:
+def _compile(ops: tuple[Op, ...], tensors: list[Tensor | None]) -> Callable[..., None]:
+    """The graph, which has run once."""
     # torch counts recompilations for each code object; a copy of it gives every graph a count of its own.
     code = _chain.__code__.replace(co_name=f"condition_{len(_graphs)}")
     chain = types.FunctionType(code, globals(), code.co_name)
-    graph = partial(torch.compile(chain, fullgraph=True, options=_OPTIONS), ops)
+    options = None if tensors[0].device.type == "cpu" else _GPU_OPTIONS
+    graph = partial(torch.compile(chain, fullgraph=True, options=options), ops)
     for x in tensors:
         if x is not None and len(x) > 1:
             torch._dynamo.mark_dynamic(x, 0)
     # Lengths that are equal by chance needn't be so in the next batch.
     with shape_config.patch(use_duck_shape=False):
-        return graph, graph(*tensors)
+        graph(*tensors)
+    return graph
 
 
 def _warn(error: Exception) -> None:

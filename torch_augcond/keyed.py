@@ -61,7 +61,8 @@ def _words(keys: Tensor, purpose: int, num: int, first: int = 0) -> Tensor:
 
 def _unit(words: Tensor, n: int) -> Tensor:
     """23 bits as the middle of one of 2²³ equal parts of (0, 1), which float32 holds exactly."""
-    return ((_shift(words, n) & 0x7FFFFF).to(torch.int32).to(torch.float32) + 0.5) * 2.0**-23
+    bits = (words >> n).to(torch.int32) & 0x7FFFFF  # 32 bits as soon as can be: a processor does twice as many at once
+    return (bits.to(torch.float32) + 0.5) * 2.0**-23
 
 
 def _horner(x: Tensor, *coefficients: float) -> Tensor:
