@@ -98,7 +98,7 @@ def main():
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY", help="default: all")
     parser.add_argument("--augmentation", default="embed-mixup", help="default: %(default)s")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=300, help="images compared (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=300, help="images compared; 0 for none (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timings, of which the median (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each way; 0 for none (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=2, help="real images a class (default: %(default)s)")
@@ -107,7 +107,7 @@ def main():
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
     parser.add_argument("--csv", default="benchmarks/results/generate_shortcuts.csv", help="default: %(default)s")
     args = parser.parse_args()
-    found = chain(compare(args.ways, args), train(args.ways if args.seeds else [], args))
+    found = chain(compare(args.ways, args) if args.count else (), train(args.ways, args))
     common = {"augmentation": args.augmentation, "guidance": args.guidance}
     write_rows(args.csv, "shortcuts", (common | row for row in found), load_generator(args.generator).checkpoint)
 

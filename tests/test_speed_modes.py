@@ -2,9 +2,11 @@
 
 import functools
 import logging
+import re
 
 import pytest
 import torch
+from commands import COUNTS, run
 from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from hypothesis import given
 from hypothesis import strategies as st
@@ -262,6 +264,23 @@ def test_load_generator_passes_options_on():
     assert generator.guidance_interval == (0.1, 0.9) and generator.compile is False
     with pytest.raises(TypeError, match="steps"):
         load_generator("tiny", steps=3)
+
+
+def test_the_command_line_passes_options_on(data, tmp_path, capsys):
+    argv = [data, "--root", tmp_path / "set", "--generator", "tiny", "--num-inference-steps", 2]
+    options = ["--scheduler", "unipc", "--guidance-interval", 0.2, 0.6, "--cache-interval", 2, "--compile", "no"]
+    for made in ("5", "0"):
+        code, out, err = run(capsys, "generate", *argv, *options)
+        assert code == 0, err
+        assert COUNTS.search(out)[1] == made
+    code, out, _ = run(capsys, "status", *argv)
+    assert code == 0 and re.search(r"UniPCMultistepScheduler-\w+\+guidance-0.2-0.6\+cache-2", out)
+    path = next((tmp_path / "set").glob("*/*"))
+    path.unlink()
+    code, _, err = run(capsys, "generate", *argv)
+    assert code == 1 and "guidance-0.2-0.6" in err and err.count("\n") == 1
+    code, _, err = run(capsys, "generate", *argv, "--scheduler", "dpm")
+    assert code == 1 and "`scheduler` must be None or one of ddim" in err and err.count("\n") == 1
 
 
 # --- Batch size

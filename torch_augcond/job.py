@@ -188,7 +188,8 @@ def _made_by(fingerprint: str, name: str) -> bool:
 
     if name == "tiny" or os.path.isdir(name):
         with suppress(FileNotFoundError):
-            return fingerprint == find_checkpoint(name).fingerprint
+            # What follows a "+" are options of loading; whether they are the same is known once it is loaded.
+            return fingerprint.partition("+")[0] == find_checkpoint(name).fingerprint
     return fingerprint.partition("@")[0] in MIRRORS.get(name, (name, "local"))
 
 

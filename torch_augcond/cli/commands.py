@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..generators import Generator
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_COMPILE = {"yes": True, "no": False, "regional": "regional"}
 
 
 def add_generate(parser: argparse.ArgumentParser) -> None:
@@ -191,6 +192,25 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=list(_DTYPES), help="of the weights; default bfloat16 on a GPU, else float32"
     )
+    parser.add_argument(
+        "--compile", choices=list(_COMPILE), help="whether to compile the networks; default if that saves time"
+    )
+    parser.add_argument(
+        "--scheduler", metavar="NAME", help="dpmpp or unipc (which need fewer steps), ddim, euler or pndm"
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="fractions of the steps between which there is guidance; a step without costs half; default 0 1",
+    )
+    parser.add_argument(
+        "--cache-interval",
+        type=_checked(_positive),
+        metavar="N",
+        help="run the UNet's deep layers in every N-th step only; default 1",
+    )
 
 
 def _request(args: argparse.Namespace, **other: Any) -> Request:
@@ -216,7 +236,10 @@ def _loader(args: argparse.Namespace) -> Callable[[str], "Generator"]:
 
     devices = torch.cuda.device_count()
     device = args.device or (f"cuda:{shards.local_rank() % devices}" if devices else None)
-    return partial(load_generator, device=device, dtype=_DTYPES.get(args.dtype))
+    options = {name: getattr(args, name) for name in ("scheduler", "guidance_interval", "cache_interval", "compile")}
+    options["compile"] = _COMPILE.get(args.compile)
+    given = {name: value for name, value in options.items() if value is not None}
+    return partial(load_generator, device=device, dtype=_DTYPES.get(args.dtype), **given)
 
 
 def _shard() -> shards.Shard:
