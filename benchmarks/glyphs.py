@@ -43,6 +43,10 @@ class Glyphs:
     def captions(self, index):
         return [self.names[label] for label in self.labels[index].tolist()]
 
+    def named(self, labels, rng):
+        """The index into `names` of a text for each label: its only one."""
+        return labels
+
     def another(self, index, rng):
         """A random drawing with the same label as each of `index` (possibly itself)."""
         members = (self.members[label] for label in self.labels[index].tolist())
@@ -68,6 +72,11 @@ class Glyphs:
         theta = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]).expand(n, 2, 3)
         grid = F.affine_grid(theta, (n, 1, IMAGE, IMAGE), align_corners=False)
         return self._render(index, grid, torch.full((n,), 0.7), torch.full((n,), 0.35))
+
+    def sketches(self, index, pixels):
+        """What an embedding of views of drawings shall tell: the canonical view in 16x16, whatever the view shows."""
+        small = F.interpolate(self.canonical(index)[:, :1], (16, 16), mode="area")
+        return small.repeat(len(pixels) // len(index), 1, 1, 1)
 
     def _render(self, index, grid, width, softness):
         field = self.fields[index].float().unsqueeze(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import glyphs
 import torch
+import unclip_parts as parts
 import unclip_trainer as trainer
 
 SIZES = {
@@ -37,7 +38,7 @@ def main():
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
     data = glyphs.load(args.omniglot, args.fonts)
-    tokenizer = trainer.make_tokenizer(data.names, work / "tokenizer", VOCABULARY, LENGTH)
+    tokenizer = parts.make_tokenizer(data.names, work / "tokenizer", VOCABULARY, LENGTH)
     stages = [args.stage] if args.stage else STAGES
     minutes = dict(zip(STAGES, (*args.minutes, 0), strict=True))
     # A finished stage returns at once, so what a later one needs of it is read by the same call.
@@ -47,7 +48,7 @@ def main():
         vae = trainer.train_vae(data, SIZES, work, minutes=minutes["vae"], batch=32, lr=1.5e-3)["vae"]
     if {"unet", "refine", "export"} & set(stages):
         sample = torch.randint(len(data), (2048,), generator=torch.Generator().manual_seed(4))
-        vae = trainer.standardise(vae, data.views(sample, torch.Generator().manual_seed(5)))
+        vae = parts.standardise(vae, data.views(sample, torch.Generator().manual_seed(5)))
         pool = trainer.cached_pool(work, data, clip["image"], vae, VIEWS)
         text = trainer.hidden_states(clip["text"], tokenizer, data.names)
         drawn_by_hand = torch.tensor(["character" in name for name in data.names])[data.labels]
@@ -58,7 +59,7 @@ def main():
         options = {"name": "refine", "start": unet, "other": 0.0, "same": 1.0, "seed": 6}
         unet = trainer.train_unet(*inputs, minutes=minutes["refine"], batch=128, lr=4e-4, **options)["unet"]
     if "export" in stages:
-        trainer.export(clip["image"], clip["text"], tokenizer, vae, unet, pool[0], SIZES, args.out)
+        parts.export(clip["image"], clip["text"], tokenizer, vae, unet, pool[0], SIZES, args.out)
 
 
 if __name__ == "__main__":

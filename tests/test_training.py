@@ -11,6 +11,8 @@ from torch_augcond import load_generator
 pytest.importorskip("tqdm")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import glyphs
+import unclip_joint as joint
+import unclip_parts as parts
 import unclip_trainer as trainer
 
 SIZES = {
@@ -42,11 +44,11 @@ def test_no_character_that_stands_for_a_number_is_a_letter():
 
 def test_standardised_latents_decode_to_the_same_pixels(drawings):
     torch.manual_seed(0)
-    vae = trainer.autoencoder(SIZES).eval()
+    vae = parts.autoencoder(SIZES).eval()
     pixels = drawings.canonical(torch.arange(16))
     with torch.no_grad():
         before = vae.decode(vae.encode(pixels).latent_dist.mean).sample
-        trainer.standardise(vae, pixels)
+        parts.standardise(vae, pixels)
         latents = vae.encode(pixels).latent_dist.mean
         after = vae.decode(latents).sample
     torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
@@ -54,13 +56,25 @@ def test_standardised_latents_decode_to_the_same_pixels(drawings):
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
 
 
+def test_the_pixels_of_the_pool_are_those_that_were_encoded(drawings):
+    torch.manual_seed(0)
+    image, vae = parts.image_encoder(SIZES).eval(), parts.autoencoder(SIZES).eval()
+    embeds, latents = trainer.make_pool(drawings, image, vae, 3)
+    pixels = joint.pool_pixels(drawings, latents)
+    with torch.no_grad():
+        again = image(pixels[:, 2].float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)).image_embeds
+        other = image(pixels[:, 1].float().div(127.5).sub(1)[:, None].expand(-1, 3, -1, -1)).image_embeds
+    torch.testing.assert_close(again, embeds[:, 2].float(), atol=0.02, rtol=0.02)
+    assert (other - embeds[:, 2].float()).abs().mean() > 10 * (again - embeds[:, 2].float()).abs().mean()
+
+
 @pytest.mark.slow
 def test_trains_resumes_and_exports_a_pipeline_that_loads(drawings, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda module: module)
-    tokenizer = trainer.make_tokenizer(drawings.names, tmp_path / "tokenizer", 600, 16)
+    tokenizer = parts.make_tokenizer(drawings.names, tmp_path / "tokenizer", 600, 16)
     short = {"work": tmp_path, "minutes": 0.05, "batch": 16, "lr": 1e-3}
     clip = trainer.train_clip(drawings, tokenizer, SIZES, **short)
-    vae = trainer.standardise(trainer.train_vae(drawings, SIZES, **short)["vae"], drawings.canonical(torch.arange(16)))
+    vae = parts.standardise(trainer.train_vae(drawings, SIZES, **short)["vae"], drawings.canonical(torch.arange(16)))
     pool = trainer.cached_pool(tmp_path, drawings, clip["image"], vae, 2)
     text = trainer.hidden_states(clip["text"], tokenizer, drawings.names)
     unet = trainer.train_unet(drawings, pool, text, torch.ones(56), SIZES, **short)["unet"]
@@ -68,7 +82,12 @@ def test_trains_resumes_and_exports_a_pipeline_that_loads(drawings, tmp_path, mo
     again = trainer.train_unet(drawings, pool, text, torch.ones(56), SIZES, **short)["unet"]
     assert step > 0 and torch.load(tmp_path / "unet.pt", weights_only=True)["step"] == step
     assert all(torch.equal(a, b) for a, b in zip(unet.parameters(), again.parameters(), strict=True))
-    trainer.export(clip["image"], clip["text"], tokenizer, vae, unet, pool[0], SIZES, tmp_path / "out")
+    pixels = joint.pool_pixels(drawings, pool[1])
+    before = {"image": clip["image"], "denoiser": unet}
+    both = joint.train_joint(drawings, pool, pixels, text, torch.ones(56), SIZES, **short, **before)
+    assert not torch.equal(both["image"].visual_projection.weight, clip["image"].visual_projection.weight)
+    embeds = joint.embeddings(both["image"], pixels, 64)
+    parts.export(both["image"], clip["text"], tokenizer, vae, both["unet"], embeds, SIZES, tmp_path / "out")
     generator = load_generator(tmp_path / "out")
     embeds = generator.encode_images(list(drawings.canonical(torch.arange(2)).add(1).mul(127).to(torch.uint8)))
     prompts = generator.encode_prompts(["a photo of a greek character01"] * 2)
