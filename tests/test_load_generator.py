@@ -86,7 +86,7 @@ def test_variant_and_its_errors(folder):
     assert f"{WEIGHTS}.fp16.safetensors" in find_checkpoint(folder, variant="fp16").files
     assert f"{WEIGHTS}.safetensors" not in find_checkpoint(folder, variant="fp16").files
     assert load_generator(folder, variant="fp16", device="cpu").embed_dim == 32
-    with pytest.raises(ValueError, match=r"`variant` must be None or one of \['fp16'\].* but got 'bf16'") as error:
+    with pytest.raises(ValueError, match=r"`variant` must be None or 'fp16' for .* but got 'bf16'") as error:
         load_generator(folder, variant="bf16")
     one_line(error)
     weights.unlink()
@@ -119,9 +119,9 @@ def test_a_folder_that_is_no_unclip_pipeline(folder, tmp_path):
         FileNotFoundError, match=r"must be a folder that holds a StableUnCLIP.*no model_index.json\. Wri"
     ):
         load_generator(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no-such-folder' has no model_index.json"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*no-such-folder'"):
         load_generator(tmp_path / "no-such-folder")
-    with pytest.raises(FileNotFoundError, match=r"one of sd21-unclip, sd21-unclip-small, tiny, but got 'sd21'"):
+    with pytest.raises(FileNotFoundError, match=r"sd21-unclip-small, tiny, but there is no folder 'sd21'"):
         load_generator("sd21")
     edit_json(folder / "model_index.json", _class_name="StableDiffusionPipeline")
     with pytest.raises(ValueError, match=r"but '.*folder' holds a StableDiffusionPipeline\. Only") as error:

@@ -1,9 +1,7 @@
 """Frozen image generators. Importing this loads neither diffusers nor transformers; ``load_generator`` does."""
 
-import sys
+import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from .checkpoints import Checkpoint, find_checkpoint
 from .memory import free_memory
 from .protocol import BadImages, Generator
+from .quiet import without_bars
 from .stable_unclip import StableUnCLIPGenerator
 
 __all__ = ["BadImages", "Generator", "StableUnCLIPGenerator", "load_generator"]
@@ -39,11 +38,11 @@ def load_generator(
     Args:
         name_or_path: ``"sd21-unclip"`` (768 px, CLIP ViT-H), ``"sd21-unclip-small"`` (768 px, ViT-L), ``"tiny"``
             (32 px, bundled), a folder written by ``pipe.save_pretrained``, or ``owner/name`` on the Hub.
-        revision: Branch, tag or commit on the Hub; default its main branch.
+        revision: Branch, tag or commit on the Hub; default its main branch. A folder has none.
         variant: Of the weight files, such as ``"fp16"``.
         dtype: Of the weights; default bfloat16 on a GPU that has it, float16 on other GPUs, float32 elsewhere.
         device: Default the current GPU if there is one, else the CPU.
-        token: For the Hub; default the one you logged in with.
+        token: For the Hub; default the one you logged in with. Without effect on a folder, as the next two.
         cache_dir: Of downloads; default the Hub's own.
         local_files_only: Never touch the network.
         compile: And the other options of `StableUnCLIPGenerator`: ``scheduler``, ``guidance_interval`` and
@@ -52,7 +51,8 @@ def load_generator(
     Raises:
         FileNotFoundError: Nothing is there: no such folder, gone from all mirrors, not cached.
         ConnectionError: The Hub can't be reached, and nothing is cached.
-        ValueError: It is no unCLIP pipeline, has no safetensors, or its parts don't fit each other.
+        TypeError, ValueError: An argument isn't as above; it is no unCLIP pipeline, has no safetensors, or its parts
+            don't fit each other.
         MemoryError: The weights don't fit the device.
 
     Example:
@@ -60,7 +60,10 @@ def load_generator(
         >>> generator.image_size
         32
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        got = f"{name_or_path!r} ({type(name_or_path).__name__})"
+        raise TypeError(f'`name_or_path` must be a name or a path, such as "tiny", but got {got}.')
+    device = _device(device)
     dtype = dtype or _default_dtype(device)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"`dtype` must be a floating torch.dtype such as torch.bfloat16, but got {dtype!r}.")
@@ -75,7 +78,7 @@ def load_generator(
     needed = checkpoint.num_parameters() * dtype.itemsize
     _check_memory(needed, device, dtype)
     try:
-        pipe = _load_pipeline(checkpoint, variant, dtype).to(device)
+        pipe = _load_pipeline(checkpoint, variant, dtype).to(device, silence_dtype_warnings=True)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(needed, device, dtype) from error
     generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint, **options)
@@ -90,6 +93,19 @@ def load_generator(
     return generator
 
 
+def _device(device: Any) -> torch.device:
+    """The device, if torch can use it here; by default the current GPU or the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rule = f"`device` must be one that torch can use here, such as 'cpu' or 'cuda:0', but got {device!r}"
+    if not isinstance(device, (str, torch.device)):
+        raise TypeError(f"{rule} ({type(device).__name__}). Leave it out for the default.")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on how torch was built
+        raise ValueError(f"{rule}. Leave it out for the default.") from error
+
+
 def _default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 before float16: Stable Diffusion 2.1 is known to overflow in float16."""
     if device.type != "cuda":
@@ -102,7 +118,7 @@ def _load_pipeline(checkpoint: Checkpoint, variant: str | None, dtype: torch.dty
     from diffusers.utils import is_accelerate_available
 
     renamed = tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40)
-    with _quiet():
+    with without_bars():
         return diffusers.StableUnCLIPImg2ImgPipeline.from_pretrained(
             checkpoint.folder,
             variant=variant,
@@ -111,23 +127,6 @@ def _load_pipeline(checkpoint: Checkpoint, variant: str | None, dtype: torch.dty
             low_cpu_mem_usage=is_accelerate_available(),  # True without accelerate only logs advice to install it
             **{"dtype" if renamed else "torch_dtype": dtype},
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The libraries' own progress bars only where somebody watches."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    switches = (diffusers.utils.logging, transformers.utils.logging)
-    silenced = [] if sys.stderr.isatty() else [switch for switch in switches if switch.is_progress_bar_enabled()]
-    for switch in silenced:
-        switch.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for switch in silenced:
-            switch.enable_progress_bar()
 
 
 def _check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:

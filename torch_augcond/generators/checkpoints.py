@@ -3,11 +3,14 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
+
+from ..checks import did_you_mean
 
 __all__ = ["MIRRORS", "Checkpoint", "find_checkpoint"]
 
@@ -30,6 +33,7 @@ MIRRORS = MappingProxyType(
     }
 )
 
+_NAMES = (*MIRRORS, "tiny")
 _INDEX = "model_index.json"
 _MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
 _COMPONENTS = (*_MODELS, "feature_extractor", "image_noising_scheduler", "scheduler", "tokenizer")
@@ -70,16 +74,18 @@ def find_checkpoint(
     Folders never touch the network. A short name's mirrors are tried in order, and one that is cached is used when
     none can be reached. Arguments and errors: see ``load_generator``.
     """
-    name = str(name_or_path)
+    name = os.fspath(name_or_path)
     if name in MIRRORS:
         return _from_hub(name, MIRRORS[name], revision, variant, token, cache_dir, local_files_only)
     folder = TINY if name == "tiny" else Path(name).expanduser()
-    if name == "tiny" or isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or folder.is_dir():
+    if name and folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"`revision` must be None for {name!r}, which lies here, but got {revision!r}.")
         return _from_folder(folder, name, variant)
-    if name.count("/") != 1:
+    if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(
             f"`name_or_path` must be an existing folder, owner/name on the Hugging Face Hub or one of "
-            f"{', '.join([*MIRRORS, 'tiny'])}, but got {name!r}."
+            f"{', '.join(_NAMES)}, but there is no folder {name!r}.{did_you_mean(name, _NAMES)}"
         )
     return _from_hub(name, (name,), revision, variant, token, cache_dir, local_files_only)
 
@@ -220,9 +226,8 @@ def _choose_files(names: Sequence[str], name: str, variant: str | None) -> tuple
             "Convert it with pipe.save_pretrained(folder, safe_serialization=True)."
         )
     if variant and variant not in variants:
-        raise ValueError(
-            f"`variant` must be None or one of {sorted(variants - {''})}, which {name!r} holds, but got {variant!r}."
-        )
+        rule = " or ".join(["None", *map(repr, sorted(variants - {""}))])
+        raise ValueError(f"`variant` must be {rule} for {name!r}, which holds no other weights, but got {variant!r}.")
     return tuple(sorted(chosen))
 
 

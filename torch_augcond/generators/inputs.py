@@ -1,14 +1,15 @@
 """What may go into a generator: parts that fit each other, rows that match, RGB images."""
 
+import math
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checks import as_int
+from ..checks import as_float, as_int
 
-__all__ = ["check_numbers", "check_rows", "check_widths", "to_pil"]
+__all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check_rows", "check_widths", "to_pil"]
 
 
 def check_widths(pipe: Any) -> None:
@@ -31,8 +32,24 @@ def check_widths(pipe: Any) -> None:
         )
 
 
+def check_prompts(prompts: Any) -> list[str]:
+    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise TypeError(f"`prompts` must be a list of str, but got {prompts!r}.")
+    return list(prompts)
+
+
+def check_keys(keys: Any) -> None:
+    if not isinstance(keys, Tensor) or keys.dtype != torch.int64 or keys.ndim != 1:
+        got = f"{keys.dtype} of shape {tuple(keys.shape)}" if isinstance(keys, Tensor) else type(keys).__name__
+        raise TypeError(f"`keys` must be an int64 tensor of shape (N,), but got {got}.")
+
+
 def check_rows(embeds: Tensor, prompts: Tensor, keys: Tensor, partners: Tensor | None, dim: int, width: int) -> None:
     """One embedding, prompt, key and partner for each image; all offenders at once."""
+    given = {"image_embeds": embeds, "prompt_embeds": prompts, "keys": keys, "partner_embeds": partners}
+    rows = {name: x for name, x in given.items() if name != "partner_embeds" or x is not None}
+    if wrong := [f"{type(x).__name__} as `{name}`" for name, x in rows.items() if not isinstance(x, Tensor)]:
+        raise TypeError(f"rows must be tensors, but got {', '.join(wrong)}.")
     rules = {
         "`keys` must be int64 (N,)": keys.ndim == 1 and len(keys) > 0 and keys.dtype == torch.int64,
         f"`image_embeds` must be (N, {dim})": embeds.shape == (len(keys), dim),
@@ -45,14 +62,20 @@ def check_rows(embeds: Tensor, prompts: Tensor, keys: Tensor, partners: Tensor |
         raise ValueError(f"{', '.join(broken)}, but got {shapes} with {keys.dtype} keys. Give one row for each image.")
 
 
-def check_numbers(guidance_scale: float, num_inference_steps: int, noise_level: int, num_levels: int) -> None:
-    if not guidance_scale >= 1:  # NaN is refused too
-        raise ValueError(f"`guidance_scale` must be 1 (no guidance) or more, but got {guidance_scale!r}.")
-    as_int("num_inference_steps", num_inference_steps, low=1)
-    if as_int("noise_level", noise_level, low=0) >= num_levels:
+def check_numbers(pipe: Any, guidance_scale: Any, num_inference_steps: Any, noise_level: Any) -> None:
+    as_float("guidance_scale", guidance_scale, "1 (no guidance) or more", lambda w: 1 <= w < math.inf)
+    steps = pipe.scheduler.config.num_train_timesteps
+    if as_int("num_inference_steps", num_inference_steps, low=1) > steps:
         raise ValueError(
-            f"`noise_level` must be below {num_levels}, the length of its schedule, but got {noise_level}."
+            f"`num_inference_steps` must be at most {steps}, the length of its schedule, but got {num_inference_steps}."
         )
+    check_level(pipe, noise_level)
+
+
+def check_level(pipe: Any, noise_level: Any) -> None:
+    levels = pipe.image_noising_scheduler.config.num_train_timesteps
+    if as_int("noise_level", noise_level, low=0) >= levels:
+        raise ValueError(f"`noise_level` must be below {levels}, the length of its schedule, but got {noise_level}.")
 
 
 def to_pil(image: Image.Image | Tensor) -> Image.Image:

@@ -28,8 +28,10 @@ class BadImages(RuntimeError):
 class Generator(Protocol):
     """Anything with these members can make the images of a set.
 
-    Two more are used if they are there: an attribute ``batch_size``, how many images to make at once, and a method
-    ``prepare(num_images)``, which is called before the first batch of a job.
+    Three more are used if they are there: an attribute ``batch_size``, how many images to make at once, a method
+    ``prepare(num_images)``, which is called before the first batch of a job, and a method
+    ``check_numbers(guidance_scale, num_inference_steps, noise_level)``, which refuses what ``generate`` can't do
+    before a directory is given to the set.
 
     Attributes:
         fingerprint: Names weights and scheduler; equal fingerprints make equal images.

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from .. import fused
+from ..checks import as_int, listed
 from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
-from .inputs import check_numbers, check_rows, check_widths, to_pil
+from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, check_widths, to_pil
 from .memory import batch_size_for
 from .networks import Networks, choose
 from .options import check_compile, check_interval, check_reuse, make_scheduler, scheduler_id
 from .protocol import BadImages
+from .quiet import without_messages
 
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline
@@ -148,8 +151,10 @@ class StableUnCLIPGenerator:
             N images → (N, D), float32, on the CPU.
 
         Raises:
-            TypeError: Something is no RGB image.
+            TypeError: Something is no RGB image, or ``images`` is no list of them.
         """
+        if not isinstance(images, Sequence | Tensor):
+            raise TypeError(f"`images` must be a list of images, but got {type(images).__name__}.")
         if not len(images):
             return torch.empty(0, self.embed_dim)
         inputs = self.pipe.feature_extractor(images=[to_pil(image) for image in images], return_tensors="pt")
@@ -162,10 +167,39 @@ class StableUnCLIPGenerator:
 
         Shape:
             N prompts → (N, L, C), float32, on the CPU.
+
+        Raises:
+            TypeError: ``prompts`` is no list of str.
+
+        Warns:
+            Which prompts are too long; what doesn't fit is left out.
         """
-        if not len(prompts):
+        prompts = check_prompts(prompts)
+        if not prompts:
             return torch.empty(0, self.pipe.tokenizer.model_max_length, self._prompt_dim)
-        return self.pipe.encode_prompt(list(prompts), self.device, 1, False)[0].float().cpu()
+        self._warn_if_long(prompts)
+        with without_messages():
+            return self.pipe.encode_prompt(prompts, self.device, 1, False)[0].float().cpu()
+
+    def _warn_if_long(self, prompts: Sequence[str]) -> None:
+        limit = self.pipe.tokenizer.model_max_length
+        with without_messages():
+            lengths = [len(tokens) for tokens in self.pipe.tokenizer(list(prompts)).input_ids]
+        if long := {prompt: length for prompt, length in zip(prompts, lengths) if length > limit}:
+            shown = listed(long, lambda prompt: f"{shorten(prompt, 60)!r} with {long[prompt] - 2}")
+            warnings.warn(
+                f"prompts may have {limit - 2} tokens, and what comes after them is ignored, but got {shown}. "
+                "Shorten the prompt or the class name.",
+                stacklevel=3,
+            )
+
+    def check_numbers(self, guidance_scale: float, num_inference_steps: int, noise_level: int) -> None:
+        """Refuses what ``generate`` would refuse, before anything is made.
+
+        Raises:
+            TypeError, ValueError: naming the argument.
+        """
+        check_numbers(self.pipe, guidance_scale, num_inference_steps, noise_level)
 
     def generate(
         self,
@@ -198,11 +232,11 @@ class StableUnCLIPGenerator:
             (N, D), (N, L, C), (N,), (N, D) → (N, 3, H, W), uint8, on the CPU.
 
         Raises:
+            TypeError, ValueError: An argument isn't as above.
             BadImages: Some rows are NaN or one plain colour in float32, too.
         """
-        levels = self.pipe.image_noising_scheduler.config.num_train_timesteps
         check_rows(image_embeds, prompt_embeds, keys, partner_embeds, self.embed_dim, self._prompt_dim)
-        check_numbers(guidance_scale, num_inference_steps, noise_level, levels)
+        self.check_numbers(guidance_scale, num_inference_steps, noise_level)
         condition = self.condition(image_embeds, keys, partner_embeds, augmentation, noise_level)
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         images, bad = to_uint8(self.sample(condition, prompt_embeds, keys, **numbers))
@@ -234,6 +268,11 @@ class StableUnCLIPGenerator:
         Shape:
             (N, D), (N,), (N, D) → (N, 2D), float32, on the device.
         """
+        check_keys(keys)
+        check_level(self.pipe, noise_level)
+        if augmentation is not None and not hasattr(augmentation, "ops"):
+            got = f"{augmentation!r} ({type(augmentation).__name__})"
+            raise TypeError(f"`augmentation` must be None or Embed transforms, but got {got}.")
         signal = self.pipe.image_noising_scheduler.alphas_cumprod[noise_level]
         normalizer = self.pipe.image_normalizer
         return fused.condition(
@@ -271,6 +310,7 @@ class StableUnCLIPGenerator:
         Shape:
             (N, 2D), (N, L, C), (N,) → (N, 3, H, W) in [0, 1], float32, on the device.
         """
+        self.check_numbers(guidance_scale, num_inference_steps, 0)
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         return self._sample(self._networks, condition, prompt_embeds, keys, **numbers)
 
@@ -288,6 +328,8 @@ class StableUnCLIPGenerator:
 
         The first call times a step and a decoding, so it takes about 1/``num_inference_steps`` of an image's time.
         """
+        as_int("n", n, 0)
+        as_int("num_inference_steps", num_inference_steps, 1)
         scheduler = copy.deepcopy(self.pipe.scheduler)
         scheduler.set_timesteps(num_inference_steps)
         step, rest = self._seconds
@@ -309,4 +351,5 @@ class StableUnCLIPGenerator:
         return time_parts(self.pipe, *(x.to(self.device, self.dtype) for x in inputs))
 
     def _draw(self, keys: Tensor) -> tuple[Tensor, list[torch.Generator]]:
+        check_keys(keys)
         return draw_latents(keys, self.pipe.unet.config.in_channels, self.pipe.unet.config.sample_size)
