@@ -23,8 +23,8 @@ __all__ = ["condition"]
 Op = tuple[Any, ...]
 
 # Inductor repeats an expression wherever it is used, up to this many operations (30 by default). A hash uses each of
-# its terms twice, so compiling is faster with fewer. On a CPU that would split the graph into loops that hand each other
-# whole batches of numbers through memory.
+# its terms twice, so compiling is faster with fewer. On a CPU that would split the graph into loops which hand each
+# other whole batches of numbers through memory.
 _GPU_OPTIONS = {"realize_opcount_threshold": 8}
 
 _graphs: dict[Any, Callable[..., None]] = {}

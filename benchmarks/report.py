@@ -1,0 +1,85 @@
+"""The tables of docs/performance.md, made from benchmarks/results/*.csv; the text between them is written by hand."""
+
+import csv
+import re
+from pathlib import Path
+
+__all__ = ["refresh"]
+
+BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+WORLD = ("device", "threads", "torch", "python", "date")
+KERNEL = ("eager, torch's numbers", "eager, keyed", "fused", "copy")
+PLAIN = ("case", "measure", "value", "unit", "n")
+
+
+def refresh(text, results):
+    """`text` with every block `<!-- rows: NAME -->` … `<!-- end -->` filled from `results`/NAME.csv."""
+    return BLOCK.sub(lambda block: block[1] + _block(block[2], Path(results)) + block[3], text)
+
+
+def _block(name, results):
+    path = results / f"{name}.csv"
+    if not path.exists():
+        device = name.rpartition("-")[2]
+        command = f"python benchmarks/run_all.py --device {device}"
+        return f"**Not measured yet**: there are no rows of `{name}`. They come from `{command}`.\n"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = _kernel if name.startswith("kernel") else _plain
+    return f"{table(rows)}\n{_world(rows[0])}\n"
+
+
+def _world(row):
+    return ", ".join(f"{name} {row[name]}" for name in WORLD) + "\n"
+
+
+def _table(head, lines):
+    lines = [head, ["---"] * len(head), *lines]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _plain(rows):
+    own = [
+        name for name in rows[0] if name not in (*PLAIN, *WORLD, "benchmark") and len({row[name] for row in rows}) > 1
+    ]
+    lines = [[*(row[name] for name in PLAIN[:2]), *(row[name] for name in own), _value(row)] for row in rows]
+    return _table([*PLAIN[:2], *own, "value"], lines)
+
+
+def _value(row):
+    return f"{float(row['value']):.4g} {row['unit']}".strip()
+
+
+def _kernel(rows):
+    """A line for each shape, with the ratios that the targets are about."""
+    shapes = {}
+    for row in rows:
+        shapes.setdefault((row["dtype"], row["dim"], row["batch"]), {})[row["case"], row["measure"]] = float(
+            row["value"]
+        )
+    lines = []
+    for (*kind, batch), values in shapes.items():
+        if batch:
+            took = [values.get((name, "time")) for name in KERNEL]
+            lines.append([*kind, batch, *map(_number, took), _ratio(took[0], took[2], "×"), _share(took[3], took[2])])
+    head = ["dtype", "D", "B", *(f"{name} (ms)" for name in KERNEL), "torch's eager / fused", "share of a copy's speed"]
+    return _table(head, lines) + "\n" + _checks(shapes)
+
+
+def _checks(shapes):
+    found = [values for (*_, batch), values in shapes.items() if not batch]
+    graphs, rows = ([values["fused", name] for values in found] for name in ("graphs", "differing rows"))
+    total = f"{len(found)} kinds of tensors: {sum(graphs):.0f} graphs compiled for all their batch sizes"
+    return f"{total}; {sum(rows):.0f} rows that differ between batch sizes.\n"
+
+
+def _number(value):
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _ratio(a, b, unit):
+    return "–" if a is None or b is None else f"{a / b:.1f}{unit}"
+
+
+def _share(a, b):
+    return "–" if a is None or b is None else f"{100 * a / b:.0f} %"

@@ -1,0 +1,63 @@
+"""All benchmarks and then docs/performance.md: `python benchmarks/run_all.py`, on a GPU with `--device cuda`.
+
+Each benchmark is a process of its own. A benchmark's rows are there as soon as it has measured them, so that whatever
+ends a run leaves what it had; `--resume` leaves out the benchmarks that have rows already.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from report import refresh
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "performance.md"
+QUICK_IMAGES = ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]
+FULL_SIZE = ["--model", "sd21", "--batches", "1", "16", "64", "--images", "64", "--rounds", "1", "--profile"]
+
+
+def commands(device, quick):
+    """{name: arguments}; reading, planning and sampling have nothing to do with a GPU."""
+    small = ["--quick"] if quick else []
+    images = QUICK_IMAGES if quick else FULL_SIZE if device == "cuda" else []
+    found = {"kernel": ["bench_kernel.py", *small], "generate": ["bench_generate.py", *images]}
+    return found if device == "cuda" else found | {"data": ["bench_data.py", *small]}
+
+
+def run(name, arguments, device, path, deadline):
+    """Whether the benchmark came to its end in time."""
+    print(f"== {name}", flush=True)
+    command = [sys.executable, str(HERE / arguments[0]), *arguments[1:], "--device", device, "--csv", str(path)]
+    try:
+        return subprocess.run(command, timeout=max(1, deadline - time.monotonic())).returncode == 0
+    except subprocess.TimeoutExpired:
+        print(f"{name}: out of time; the rows so far are kept", flush=True)
+        return False
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
+    parser.add_argument("--only", nargs="+", choices=["kernel", "generate", "data"], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="small, to see that all run; nothing is kept")
+    parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
+    parser.add_argument("--minutes", type=float, default=25, help="at most, for all (default: %(default)s)")
+    args = parser.parse_args()
+    deadline = time.monotonic() + 60 * args.minutes
+    with tempfile.TemporaryDirectory() as scratch:
+        results, done = Path(scratch) if args.quick else HERE / "results", []
+        for name, arguments in commands(args.device, args.quick).items():
+            path = results / f"{name}-{args.device}.csv"
+            if name in (args.only or [name]) and not (args.resume and path.exists()):
+                done.append(run(name, arguments, args.device, path, deadline))
+        text = refresh(PAGE.read_text("utf-8"), results)
+    if not args.quick:
+        PAGE.write_text(text, "utf-8")
+    return 0 if all(done) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
