@@ -84,7 +84,7 @@ def row(case, measure, value, unit, n=1):
 
 
 def seconds(run, clock=time.process_time):
-    """What `run` takes, and its result. On the processor's clock, by default, other work of the machine doesn't count."""
+    """What `run` takes, and its result; on the processor's clock, other work of the machine doesn't count."""
     start = clock()
     result = run()
     return clock() - start, result
