@@ -26,16 +26,17 @@ SHORTCUTS = {
 
 
 def contenders(load, real, folder, batch, args):
-    """{case: function that makes all images and returns them, uint8 (N, 3, H, W)}.
+    """{case: function that makes all images (the loop: the first of them) and returns them, uint8 (N, 3, H, W)}.
 
     `load` makes a generator; what is compiled or laid out anew gets weights of its own, which are the same.
     """
     numbers = {"guidance_scale": args.guidance, "num_inference_steps": args.steps}
     plain, fresh = load(), count()
     recipes = list(job(plain, real, folder / "plan", numbers).plan)
+    loop = partial(make_stock, real, recipes[: args.loop_images], folder, numbers, plain, 1)
     stock = partial(make_stock, real, recipes, folder, numbers)
     ours = partial(make_ours, real, folder, fresh, batch)
-    found = {LOOP: partial(stock, plain, 1), BATCHED: partial(stock, plain, batch), OURS: partial(ours, plain, numbers)}
+    found = {LOOP: loop, BATCHED: partial(stock, plain, batch), OURS: partial(ours, plain, numbers)}
     fast = plain
     if args.compile:
         fast = with_options(load(), compile=True)

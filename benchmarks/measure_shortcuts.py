@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--num-per-class", type=int, default=64, help="synthetic images (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=400, help="of each training (default: %(default)s)")
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
-    parser.add_argument("--csv", default="benchmarks/results/generate_shortcuts.csv", help="default: %(default)s")
+    parser.add_argument("--csv", default="benchmarks/results/shortcuts-cpu.csv", help="default: %(default)s")
     args = parser.parse_args()
     found = chain(compare(args.ways, args) if args.count else (), train(args.ways, args))
     common = {"augmentation": args.augmentation, "guidance": args.guidance}
