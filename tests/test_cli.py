@@ -147,7 +147,7 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
         (["generate", "nowhere"], 1, "nowhere"),
         (["generate", "EMPTY"], 1, "Couldn't find any class folder"),
         (["generate", "DATA", "--root", "DATA"], 1, "`root` must be an empty folder or a set made by this package"),
-        (["status", "DATA", "--root", "DATA/cat/0.png"], 0, ""),
+        (["status", "DATA", "--root", "DATA/cat/0.png"], 2, "`root` must lie outside of the real images"),
         (["verify", "EMPTY"], 1, "holds no set of images"),
         (["export", "EMPTY"], 1, "holds no set of images"),
     ],

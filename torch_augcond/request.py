@@ -6,18 +6,20 @@ import json
 import os
 import re
 import shlex
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
+from .sources.readers import layers
 from .transforms import Compose, resolve
 
 __all__ = ["DEFAULT_GENERATOR", "FEW_SHOTS", "Request"]
@@ -60,8 +62,24 @@ class Request:
             )
         if not isinstance(self.root, (str, os.PathLike, type(None))):
             raise TypeError(f"`root` must be None or a path, but got {type(self.root).__name__}.")
+        if self.root is not None and not os.fspath(self.root):
+            raise ValueError("`root` must be None or a path, but got ''. For the current folder, pass '.'.")
+        if any(getattr(layer, "is_synthetic", False) for layer in layers(self.dataset)):
+            warnings.warn(
+                "`dataset` holds synthetic images, which will be conditioned on as if they were real. Wrap the real "
+                "ones alone, and join both afterwards: real + synthetic.",
+                stacklevel=4,
+            )
+        self._check_root_is_apart()
         self.settings("not yet known", 1)
         self.prompts  # noqa: B018 - its checks, and its warning, now rather than later
+
+    def _check_root_is_apart(self) -> None:
+        """Inside a folder of real images it would be taken for one of its classes."""
+        folders = [leaf.dataset.root for leaf in self.sources.leaves if isinstance(leaf.dataset, DatasetFolder)]
+        for folder in folders if self.root is not None else ():
+            if Path(folder).resolve() in Path(self.root).expanduser().resolve().parents:
+                raise ValueError(f"`root` must lie outside of the real images, but got {self.root} in {folder}.")
 
     @property
     def is_loaded(self) -> bool:
@@ -167,7 +185,11 @@ class Request:
         words = ["torch-augcond", "generate", os.path.abspath(self.dataset.root)]
         for name, value in options.items():
             if value != defaults[name]:
-                words += ["--" + name.replace("_", "-"), os.fspath(value) if name == "root" else str(value)]
+                is_folder = name == "root" or (name == "generator" and os.path.isdir(value))
+                words += [
+                    "--" + name.replace("_", "-"),
+                    str(Path(value).expanduser().absolute() if is_folder else value),
+                ]
         return shlex.join(words)
 
 

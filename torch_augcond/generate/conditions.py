@@ -121,10 +121,13 @@ class Conditions:
 
     def _read(self, digest: str, index: int, broken: Failures) -> Image.Image | None:
         try:
-            return self.sources.image(index)
+            image = self.sources.image(index)
+            if not self.sources.has_changed(index, digest):
+                return image
+            broken[digest] = f"{self.sources.name(index)} has changed since this run began; run it again"
         except UnreadableImage as error:
             broken[digest] = str(error)
-            return None
+        return None
 
     def prompts(self, texts: Sequence[str]) -> Tensor:
         """The embeddings of the prompts, (N, L, C)."""

@@ -174,6 +174,12 @@ class Sources:
         with readable(path):
             return file_digest(path, cache)
 
+    def has_changed(self, i: int, digest: str) -> bool:
+        """Whether image i is a file whose content is no longer ``digest``; looked at after reading, not before."""
+        leaf, index = self._leaf(i)
+        path = leaf.path(index)
+        return path is not None and os.path.isfile(path) and self.digest(i) != digest
+
     def digests(
         self,
         progress: Progress = iter,
@@ -201,6 +207,10 @@ class Sources:
 
 
 def _check_dataset(dataset: Any) -> None:
+    if isinstance(dataset, str | os.PathLike):
+        raise TypeError(
+            f"`dataset` must be a dataset, but got {dataset!r}. Did you mean ImageFolder({str(dataset)!r})?"
+        )
     if isinstance(dataset, IterableDataset):
         raise TypeError(
             f"`dataset` must be map-style, but got {type(dataset).__name__}, an IterableDataset. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..plan import canonical
 from . import config, scan
 from .disk import explained, is_regular, make_folder, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
@@ -43,6 +45,15 @@ def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _plan_keys(plan: Plan) -> np.ndarray:
     return np.ascontiguousarray(plan.keys).view("S16").reshape(-1)
+
+
+def _key_of(record: dict[str, Any], settings: Settings) -> str | None:
+    """The key of what a record says it is of, made with these settings."""
+    try:
+        fields = [record[name] for name in ("class_name", "prompt", "digests", "ordinal")]
+        return hashlib.blake2b(canonical(settings, *fields), digest_size=16).hexdigest()
+    except (KeyError, TypeError):
+        return None
 
 
 class Store:
@@ -169,7 +180,7 @@ class Store:
         return path
 
     def _publish(self, data: bytes, path: Path) -> None:
-        if path.parent.name not in self._ready:
+        if path.parent.name not in self._ready or path.parent.is_symlink():
             with explained(path.parent):
                 make_folder(path.parent)
             self._ready.add(path.parent.name)
@@ -185,7 +196,8 @@ class Store:
         for path in unknown:
             with suppress(Corrupt, FileNotFoundError):  # nobody knows where a damaged one belongs
                 record = read_provenance(path)
-                ordinals[record["class_name"]] = max(record["ordinal"], ordinals.get(record["class_name"], 0))
+                if _key_of(record, plan.settings) == path.stem:
+                    ordinals[record["class_name"]] = max(record["ordinal"], ordinals.get(record["class_name"], 0))
         if not ordinals:
             return unknown
         strange = set(self._strangers(plan.extended(ordinals)))

@@ -80,7 +80,7 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
 
 @contextmanager
 def explained(path: str | os.PathLike, needed: int = 0) -> Iterator[None]:
-    """Turns whatever the disk refuses into one ``OSError`` with the path, the bytes needed and the bytes free."""
+    """Turns what the disk refuses into one ``OSError`` with the path and, if it is full, the bytes needed and free."""
     try:
         yield
     except FileExistsError:
@@ -88,10 +88,14 @@ def explained(path: str | os.PathLike, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         if not error.errno:
             raise
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))  # Windows has no quota
+        room = (
+            f": {needed:,} bytes needed, {_free(path)}. Make room" if full else ". Allow writing, or choose another one"
+        )
         raise OSError(
             error.errno,
-            f"`root` must be a folder that can be written, but {os.strerror(error.errno)}: {needed:,} bytes needed, "
-            f"{_free(path)}. Make room or allow writing, then run the same command again: what was written stays",
+            f"`root` must be a folder that can be written, but {os.strerror(error.errno)}{room}, then run the same "
+            "command again: what was written stays",
             os.fspath(path),
         ) from error
 

@@ -45,8 +45,14 @@ class Failures:
         for path in metadata(self._root, self.prefix):
             with suppress(ValueError, FileNotFoundError):
                 _, lines = unseal_with(read_regular(path, MAX_METADATA))
-                records += map(json.loads, lines.splitlines())
+                records += [record for record in map(json.loads, lines.splitlines()) if _is_failure(record)]
         return {record.pop("key"): record for record in sorted(records, key=lambda record: record["time"])}
+
+
+def _is_failure(record: Any) -> bool:
+    """Whether it is what `Failures` writes."""
+    forms = {"time": float, "key": str, "class_name": str, "prompt": str, "reason": str}
+    return isinstance(record, dict) and all(isinstance(record.get(name), form) for name, form in forms.items())
 
 
 class Stock:
@@ -71,9 +77,10 @@ class Stock:
         """The images that were written down and are gone; none where nothing was, or the list is damaged."""
         try:
             record, keys = unseal_with(read_regular(self._path, MAX_METADATA))
-        except (ValueError, FileNotFoundError):
+            ending, folders = f".{record['extension']}", [(str(name), int(count)) for name, count in record["folders"]]
+        except (ValueError, TypeError, KeyError, FileNotFoundError):
             return
-        for folder, count in record["folders"]:
+        for folder, count in folders:
             there, block, keys = set(images(self._root / folder)), keys[: 16 * count].hex(), keys[16 * count :]
-            names = (f"{block[i : i + 32]}.{record['extension']}" for i in range(0, len(block), 32))
+            names = (block[i : i + 32] + ending for i in range(0, len(block), 32))
             yield from (self._root / folder / name for name in names if name not in there)

@@ -1,5 +1,6 @@
 """What lies in the directory of a set, looked at without following a link."""
 
+import errno
 import hashlib
 import os
 import re
@@ -99,7 +100,7 @@ def _image_problem(entry: os.DirEntry, folder: str) -> str | None:
         return None
     except Corrupt as error:
         return error.reason
-    except OSError as error:  # a bad sector, say
+    except OSError as error:
         return _unreadable(error)
     return None if escape_class(name) == folder else f"it belongs to class {name!r}"
 
@@ -123,4 +124,7 @@ def _metadata_problem(path: Path) -> str | None:
 
 
 def _unreadable(error: OSError) -> str:
-    return f"it can't be read ({os.strerror(error.errno)})" if error.errno else f"it can't be read ({error})"
+    """A bad sector is damage; what this user may not read, or a network that is down, is none."""
+    if error.errno != errno.EIO:
+        raise error
+    return f"it can't be read ({error.strerror})"

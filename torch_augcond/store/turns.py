@@ -3,6 +3,7 @@
 import random
 import secrets
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _MARK = "-turn-"
 LEASE_SECONDS = 15 * 60  # a note that hasn't been renewed for so long binds nobody
 POLL_SECONDS = 0.5
+_PATIENCE = 40  # polls before it says what it is waiting for
 
 
 class Turns:
@@ -46,6 +48,7 @@ class Turns:
         self._path = temp_path(store.root, _MARK)
         self._noted: set[bytes] = set()
         self._left: list[int] = []
+        self._waits = 0
         self._random = random.Random(secrets.randbits(64))
 
     def __enter__(self) -> "Turns":
@@ -64,8 +67,14 @@ class Turns:
             self._left = []
             yield self._pass()
             if len(self._left) == len(self._rows):
+                self._say_once(f"{len(self._left)} images are being made by other processes: waiting for them.")
                 time.sleep(POLL_SECONDS * self._random.random())
             self._rows = self._left
+
+    def _say_once(self, text: str) -> None:
+        self._waits += 1
+        if self._waits == _PATIENCE:
+            warnings.warn(text, stacklevel=4)
 
     def _pass(self) -> Iterator["Recipe"]:
         for start in range(0, len(self._rows), self._size):
@@ -114,7 +123,7 @@ class Turns:
     def _is_old(self, path: Path) -> bool:
         # By the clock of the file system, which may not be this machine's.
         now = self._path.stat().st_mtime if self._path.exists() else time.time()
-        return now - path.lstat().st_mtime > LEASE_SECONDS
+        return abs(now - path.lstat().st_mtime) > LEASE_SECONDS  # nor may the clock of whoever wrote it
 
 
 def _key(recipe: "Recipe") -> bytes:
