@@ -68,7 +68,7 @@ def test_how_many(real, tmp_path):
         ({"prompt": {"cat": "x"}}, ValueError, "`prompt` must have an entry for every class.*'dog'"),
         ({"prompt": lambda name: 1}, TypeError, "`prompt` must give a str"),
         ({"class_names": ["one"]}, ValueError, "`class_names` must be a list of 3 names"),
-        ({"guidance_scale": -1}, ValueError, "`guidance_scale` must be a finite number of 0 or more, but got -1"),
+        ({"guidance_scale": -1}, ValueError, r"`guidance_scale` must be 1 \(no guidance\) or more, but got -1"),
         ({"num_inference_steps": 0}, ValueError, "`num_inference_steps` must be an int of 1 or more, but got 0"),
         ({"noise_level": -1}, ValueError, "`noise_level` must be an int of 0 or more, but got -1"),
         ({"seed": "x"}, TypeError, "`seed` must be an int, but got 'x'"),

@@ -24,7 +24,7 @@ FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 # folder is a room of its own name.
 ROOMS = {
     "common": {"checks", "progress", "shards"},
-    "functional": {"functional", "keyed"},
+    "functional": {"functional", "keyed", "operands"},
     "dataset": {"dataset", "job", "request", "samples"},
     "cli": {"cli", "__main__"},
     "top": {"__init__"},

@@ -60,7 +60,14 @@ def test_differences_are_named():
     [
         ({"num_sources": 3}, ValueError, "`num_sources` must be 0, 1 or 2, but got 3"),
         ({"scheme": "all"}, ValueError, "`scheme` must be 'per-image' or 'per-class', but got 'all'"),
-        ({"guidance_scale": float("nan")}, ValueError, "`guidance_scale` must be a finite number of 0 or more"),
+        (
+            {"guidance_scale": float("nan")},
+            ValueError,
+            r"`guidance_scale` must be 1 \(no guidance\) or more, but got nan",
+        ),
+        ({"guidance_scale": 0}, ValueError, r"`guidance_scale` must be 1 \(no guidance\) or more, but got 0"),
+        ({"guidance_scale": -1}, ValueError, r"`guidance_scale` must be 1 \(no guidance\) or more, but got -1"),
+        ({"guidance_scale": "2"}, TypeError, r"`guidance_scale` must be 1 .* but got '2' \(str\)"),
         ({"seed": 1.5}, TypeError, "`seed` must be an int, but got 1.5"),
         ({"image_size": 0}, ValueError, "`image_size` must be an int of 1 or more, but got 0"),
     ],

@@ -1,6 +1,8 @@
 """The augmentations as pure functions, and random numbers that are functions of a key (see `torch_augcond.keyed`).
 
 Nothing here changes its inputs or keeps a state; each row of a result depends on that row of the arguments alone.
+Types, shapes and plain numbers are checked (``TypeError``, ``ValueError``). Values inside tensors are not, since that
+would mean to wait for a GPU: λ outside [0, 1], and a span that doesn't fit, give something without a meaning.
 
 Example:
     >>> import torch
@@ -20,7 +22,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tvF
 
+from .checks import as_float, listed, one_of
 from .keyed import Purpose, beta, fold, normal, uniform
+from .operands import check_keys, check_size, check_tensor
 
 __all__ = [
     "Purpose",
@@ -47,6 +51,7 @@ __all__ = [
 
 def random_start(keys: Tensor, lam: Tensor, dim: int) -> Tensor:
     """Where a span of ``span_length(lam, dim)`` entries begins, uniform over all places where it fits: (N,) int64."""
+    check_tensor("lam", lam, (len(keys),))
     return (uniform(keys, Purpose.SPAN, 1)[:, 0] * (dim - span_length(lam, dim) + 1)).long()
 
 
@@ -58,6 +63,8 @@ def same_label_partners(labels: Tensor, keys: Tensor) -> Tensor:
     Shape:
         (N,), (N,) → (N,), int64.
     """
+    check_keys(keys)
+    check_tensor("labels", labels, (len(keys),), "integer")
     order = torch.argsort(labels, stable=True)
     _, group, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     first, count = (counts.cumsum(0) - counts)[group], counts[group]
@@ -66,12 +73,10 @@ def same_label_partners(labels: Tensor, keys: Tensor) -> Tensor:
     return order[first + (rank + step) % count]
 
 
-def _check_pair(name: str, x: Tensor, partners: Tensor) -> None:
-    if x.shape != partners.shape:
-        raise ValueError(
-            f"`partners` must have the shape of `{name}`, {tuple(x.shape)}, but got {tuple(partners.shape)}. "
-            "Give one partner for each row."
-        )
+def _check_pair(name: str, x: Tensor, partners: Tensor, letters: str) -> None:
+    kind = "floating" if name == "embeds" else "real"
+    check_tensor(name, x, tuple(letters), kind)
+    check_tensor("partners", partners, tuple(x.shape), kind, f" Give one partner for each row of `{name}`.")
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -86,6 +91,8 @@ def _column(x: Tensor | float, like: Tensor) -> Tensor | float:
 
 def span_length(lam: Tensor, dim: int) -> Tensor:
     """⌊(1 − λ)·dim⌉, the number of entries that come from the partner: (N,) int64, halves rounded up."""
+    check_tensor("lam", lam, ("N",))
+    check_size("dim", dim)
     return torch.floor((1 - lam) * dim + 0.5).long()
 
 
@@ -93,19 +100,22 @@ def embed_cutmix(embeds: Tensor, partners: Tensor, lam: Tensor, start: Tensor | 
     """Replaces a contiguous span of ⌊(1 − λ)·D⌉ entries of each row by the same entries of its partner.
 
     Args:
-        lam: λ of each row, in [0, 1]; 1 leaves the row as it is.
-        start: First entry of each row's span, int64; None for a leading span.
+        lam: λ of each row, in [0, 1] (not checked); 1 leaves the row as it is.
+        start: First entry of each row's span, int64, such that it fits (not checked); None for a leading span.
 
     Shape:
         (N, D), (N, D), (N,), (N,) → (N, D), dtype of ``embeds``.
 
     Raises:
-        ValueError: The shapes of ``embeds`` and ``partners`` differ.
+        TypeError, ValueError: Types or shapes aren't as above.
 
     Source:
         CutMix (arXiv 1905.04899) along the feature axis; arXiv 2502.04475, Embed-CutMix.
     """
-    _check_pair("embeds", embeds, partners)
+    _check_pair("embeds", embeds, partners, "ND")
+    check_tensor("lam", lam, (len(embeds),))
+    if start is not None:
+        check_tensor("start", start, (len(embeds),), "integer")
     place = torch.arange(embeds.shape[1], dtype=torch.int32, device=embeds.device)
     if start is not None:
         place = place - start.int()[:, None]
@@ -116,16 +126,24 @@ def embed_cutmix(embeds: Tensor, partners: Tensor, lam: Tensor, start: Tensor | 
 def embed_mixup(embeds: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
     """λ·embeds + (1 − λ)·partners, row by row; exactly the row itself where both are equal or λ is 1.
 
+    Args:
+        lam: λ of each row, in [0, 1] (not checked).
+
     Shape:
         (N, D), (N, D), (N,) → (N, D), dtype of ``embeds``.
 
     Raises:
-        ValueError: The shapes of ``embeds`` and ``partners`` differ.
+        TypeError, ValueError: Types or shapes aren't as above.
 
     Source:
         mixup (arXiv 1710.09412); arXiv 2502.04475, Embed-Mixup.
     """
-    _check_pair("embeds", embeds, partners)
+    _check_pair("embeds", embeds, partners, "ND")
+    check_tensor("lam", lam, (len(embeds),))
+    return _mixup(embeds, partners, lam)
+
+
+def _mixup(embeds: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
     a, b, weight = _wide(embeds), _wide(partners), _column(lam, embeds)
     # The two forms of a linear interpolation, each exact at its end (torch.lerp's own definition, spelt out so that
     # eager and compiled code round alike).
@@ -152,16 +170,28 @@ def embed_dropout(
         (N, D), (N, D) or (N,) → (N, D), dtype of ``embeds``.
 
     Raises:
-        ValueError: Not exactly one of ``mask`` and ``keys`` is given.
+        TypeError, ValueError: An argument isn't as above, or not exactly one of ``mask`` and ``keys`` is given.
 
     Source:
         arXiv 2502.04475, Dropout of the conditioning vector.
     """
     if (mask is None) == (keys is None):
         raise ValueError("`mask` or `keys` must be given, but got " + ("neither." if mask is None else "both."))
+    if not torch.compiler.is_compiling():
+        _check_dropout(embeds, mask, keys, p, rescale)
     mask = uniform(keys, Purpose.DROPOUT, embeds.shape[1]) < p if mask is None else mask
     kept = embeds * (1 / (1 - p)) if rescale and p < 1 else embeds
     return torch.where(mask, 0.0, kept).to(embeds.dtype)
+
+
+def _check_dropout(embeds: Tensor, mask: Tensor | None, keys: Tensor | None, p: float, rescale: bool) -> None:
+    check_tensor("embeds", embeds, ("N", "D"))
+    if mask is None:
+        check_keys(keys, len(embeds))
+    else:
+        check_tensor("mask", mask, tuple(embeds.shape), "bool")
+    as_float("p", p, "a float from 0 to 1", lambda p: 0 <= p <= 1)
+    one_of("rescale", rescale, (False, True))
 
 
 def add_noise(
@@ -181,18 +211,21 @@ def add_noise(
     Source:
         diffusers, ``StableUnCLIPImg2ImgPipeline.noise_image_embeddings``.
     """
+    check_tensor("embeds", embeds, ("N", "D"))
+    check_tensor("noise", noise, tuple(embeds.shape))
     x = (_wide(embeds) - mean) / std
     return ((_column(signal, x) * x + _column(sigma, x) * noise) * std + mean).to(embeds.dtype)
 
 
 def level_frequencies(dim: int, device: torch.device | None = None) -> Tensor:
-    """The dim/2 frequencies of `level_embedding`."""
+    """The dim/2 frequencies of `level_embedding`; an odd dim is rounded down."""
+    check_size("dim", dim, 2)
     half = dim // 2
     return torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=device) / half)
 
 
 def level_embedding(noise_level: Tensor, dim: int, frequencies: Tensor | None = None) -> Tensor:
-    """Sinusoidal embedding of the noise level: dim/2 cosines, then as many sines.
+    """Sinusoidal embedding of the noise level: dim/2 cosines, then as many sines, then 0 if dim is odd.
 
     Args:
         noise_level: Timesteps of the image noising schedule.
@@ -204,6 +237,7 @@ def level_embedding(noise_level: Tensor, dim: int, frequencies: Tensor | None = 
     Source:
         diffusers, ``get_timestep_embedding(flip_sin_to_cos=True, downscale_freq_shift=0)``.
     """
+    check_tensor("noise_level", noise_level, ("N",), "real")
     frequencies = level_frequencies(dim, noise_level.device) if frequencies is None else frequencies
     angle = noise_level.float()[:, None] * frequencies
     return torch.nn.functional.pad(torch.cat([angle.cos(), angle.sin()], 1), (0, dim % 2))
@@ -221,10 +255,18 @@ def cutmix_boxes(lam: Tensor, centres: Tensor, height: int, width: int) -> Tenso
     Source:
         torchvision, ``transforms.v2.CutMix.make_params``.
     """
+    check_tensor("lam", lam, ("N",))
+    check_tensor("centres", centres, (len(lam), 2))
+    _check_image_size(height, width)
     size = torch.tensor([width, height], device=lam.device)
     half = (0.5 * torch.sqrt(1 - lam)[:, None] * size).long()
     centre = (centres * size).long()
     return torch.cat([(centre - half).clamp(min=0), torch.minimum(centre + half, size)], 1)
+
+
+def _check_image_size(height: int, width: int) -> None:
+    check_size("height", height, 1)
+    check_size("width", width, 1)
 
 
 def pixel_cutmix(images: Tensor, partners: Tensor, boxes: Tensor) -> Tensor:
@@ -237,9 +279,10 @@ def pixel_cutmix(images: Tensor, partners: Tensor, boxes: Tensor) -> Tensor:
         (N, C, H, W), (N, C, H, W), (N, 4) → (N, C, H, W), dtype of ``images``.
 
     Raises:
-        ValueError: The shapes of ``images`` and ``partners`` differ.
+        TypeError, ValueError: Types or shapes aren't as above.
     """
-    _check_pair("images", images, partners)
+    _check_pair("images", images, partners, "NCHW")
+    check_tensor("boxes", boxes, (len(images), 4), "integer")
     x1, y1, x2, y2 = boxes[:, :, None].unbind(1)
     x = torch.arange(images.shape[-1], device=images.device)
     y = torch.arange(images.shape[-2], device=images.device)
@@ -254,12 +297,13 @@ def pixel_mixup(images: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
         (N, C, H, W), (N, C, H, W), (N,) → (N, C, H, W), dtype of ``images``.
 
     Raises:
-        ValueError: The shapes of ``images`` and ``partners`` differ.
+        TypeError, ValueError: Types or shapes aren't as above.
     """
-    _check_pair("images", images, partners)
+    _check_pair("images", images, partners, "NCHW")
+    check_tensor("lam", lam, (len(images),))
     if images.dtype.is_floating_point:
-        return embed_mixup(images, partners, lam)
-    return embed_mixup(images.float(), partners.float(), lam).round().to(images.dtype)
+        return _mixup(images, partners, lam)
+    return _mixup(images.float(), partners.float(), lam).round().to(images.dtype)
 
 
 def random_crops(keys: Tensor, height: int, width: int) -> Tensor:
@@ -271,6 +315,7 @@ def random_crops(keys: Tensor, height: int, width: int) -> Tensor:
     Source:
         torchvision, ``transforms.v2.RandomResizedCrop.make_params``.
     """
+    _check_image_size(height, width)
     area, aspect, x, y = uniform(keys, Purpose.CROP, 40).view(-1, 10, 4).unbind(2)
     area = (0.08 + 0.92 * area) * (height * width)
     aspect = torch.exp(math.log(4 / 3) * (2 * aspect - 1))
@@ -288,7 +333,14 @@ def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
 
     Shape:
         (N, C, H, W), (N, 4) → (N, C, H, W), dtype of ``images``.
+
+    Raises:
+        TypeError, ValueError: Types or shapes aren't as above, or a box is empty.
     """
+    check_tensor("images", images, tuple("NCHW"), "real")
+    check_tensor("boxes", boxes, (len(images), 4), "integer")
+    if empty := [tuple(box) for box in boxes.tolist() if box[0] >= box[2] or box[1] >= box[3]]:
+        raise ValueError(f"`boxes` must be (x1, y1, x2, y2) with x1 < x2 and y1 < y2, but got {listed(empty)}.")
     size = list(images.shape[-2:])
     rows = [
         tvF.resized_crop(image, y1, x1, y2 - y1, x2 - x1, size, antialias=True)

@@ -18,6 +18,9 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from .checks import as_float, as_int
+from .operands import check_keys, check_size
+
 __all__ = ["Purpose", "beta", "fold", "normal", "uniform"]
 
 # splitmix64 (Steele, Lea, Flood 2014): 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB as int64.
@@ -37,6 +40,9 @@ class Purpose(IntEnum):
     LATENTS = 7
 
 
+_PURPOSES = frozenset(map(int, Purpose))
+
+
 def _shift(x: Tensor, n: int) -> Tensor:
     return (x >> n) & ((1 << (64 - n)) - 1)  # >> repeats the sign on int64
 
@@ -49,6 +55,7 @@ def _mix(x: Tensor) -> Tensor:
 
 def fold(keys: Tensor, n: int) -> Tensor:
     """Keys for the n-th further use of the same purpose; ``keys`` themselves for n = 0."""
+    check_keys(keys)
     return _mix(_mix(keys) - n) if n else keys
 
 
@@ -57,6 +64,16 @@ def _words(keys: Tensor, purpose: int, num: int, first: int = 0) -> Tensor:
     # of _GOLDEN would leave the range of int64.
     positions = torch.arange(first, first + num, device=keys.device)
     return _mix((_mix(_mix(keys) + int(purpose))[:, None] ^ positions) * _GOLDEN)
+
+
+def _check(keys: Tensor, purpose: int, num: int, first: int = 0) -> None:
+    if torch.compiler.is_compiling():
+        return
+    check_keys(keys)
+    check_size("num", num)
+    check_size("first", first)
+    if as_int("purpose", purpose) not in _PURPOSES:
+        raise ValueError(f"`purpose` must be one of {', '.join(map(str, Purpose.__members__))}, but got {purpose}.")
 
 
 def _unit(words: Tensor, n: int) -> Tensor:
@@ -113,9 +130,13 @@ def uniform(keys: Tensor, purpose: int, num: int, first: int = 0) -> Tensor:
     Shape:
         (N,) → (N, num), float32.
 
+    Raises:
+        TypeError, ValueError: An argument isn't as above.
+
     Source:
         splitmix64 (Steele, Lea and Flood, 2014), one counter a row.
     """
+    _check(keys, purpose, num, first)
     return _unit(_words(keys, purpose, num, first), 41)
 
 
@@ -124,7 +145,11 @@ def normal(keys: Tensor, purpose: int, num: int) -> Tensor:
 
     Shape:
         (N,) → (N, num), float32; at most 5.77 from 0, as 23 bits can be.
+
+    Raises:
+        TypeError, ValueError: An argument isn't as above.
     """
+    _check(keys, purpose, num)
     words = _words(keys, purpose, num)
     return _sqrt(-2 * _log(_unit(words, 41))) * _cos_turns(_unit(words, 9))
 
@@ -138,10 +163,15 @@ def beta(keys: Tensor, alpha: float) -> Tensor:
     Shape:
         (N,) → (N,), float32 in [0, 1].
 
+    Raises:
+        TypeError, ValueError: An argument isn't as above.
+
     Source:
         Bailey's polar Student t (1994) with 2α degrees of freedom; λ = ½ + ½ t / √(2α + t²) is then Beta(α, α)
         (Devroye 1996, "Random variate generation in one line of code").
     """
+    if not torch.compiler.is_compiling():
+        as_float("alpha", alpha, "a positive float", lambda a: 0 < a < math.inf)
     if alpha == 1:
         return uniform(keys, Purpose.LAM, 1)[:, 0]
     u, v = uniform(keys, Purpose.LAM, 2).unbind(1)

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..checks import check_names, listed
 
@@ -43,7 +43,7 @@ def build_prompts(
             )
         prompts = {name: prompt.replace("{}", shown) for name, shown in names.items()}
     else:
-        raise ValueError(
+        raise (ValueError if isinstance(prompt, str) else TypeError)(
             f"`prompt` must be a template with {{}} for the class name, a dict or a function, but got {prompt!r}."
         )
     if wrong := [value for value in prompts.values() if not isinstance(value, str)]:
@@ -56,9 +56,12 @@ def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[
     if isinstance(class_names, Mapping):
         check_names("class_names", class_names, classes)
     elif class_names is not None:
-        if isinstance(class_names, str) or len(class_names) != len(classes):
-            got = repr(class_names) if isinstance(class_names, str) else f"{len(class_names)} names"
-            raise ValueError(f"`class_names` must be a list of {len(classes)} names or a dict, but got {got}.")
+        rule = f"`class_names` must be a list of {len(classes)} names or a dict, but got"
+        if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+            raise TypeError(f"{rule} {class_names!r} ({type(class_names).__name__}).")
+        class_names = list(class_names)
+        if len(class_names) != len(classes):
+            raise ValueError(f"{rule} {len(class_names)} names.")
         class_names = dict(zip(classes, class_names, strict=True))
     names = {name: (class_names or {}).get(name, name) for name in classes}
     if wrong := [name for name in names.values() if not isinstance(name, str)]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from ..checks import as_int
+from ..checks import as_float, as_int
 
-__all__ = ["Recipe", "Settings", "canonical", "canonical_end", "canonical_start", "hash64"]
+__all__ = ["Recipe", "Settings", "canonical", "canonical_end", "canonical_start", "hash64", "readable"]
 
 _RECIPE_VERSION = 1  # part of every key: raise it if the same recipe comes to mean another image
 _LOWEST = {"num_sources": 0, "image_size": 1, "num_inference_steps": 1, "noise_level": 0, "seed": None}
@@ -49,10 +49,10 @@ class Settings:
             raise ValueError(f"`num_sources` must be 0, 1 or 2, but got {self.num_sources}.")
         if self.scheme not in ("per-image", "per-class"):
             raise ValueError(f"`scheme` must be 'per-image' or 'per-class', but got {self.scheme!r}.")
-        guidance = self.guidance_scale
-        if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance < math.inf:
-            raise ValueError(f"`guidance_scale` must be a finite number of 0 or more, but got {guidance!r}.")
-        object.__setattr__(self, "guidance_scale", float(guidance))  # 2 and 2.0 are one set
+        guidance = as_float(
+            "guidance_scale", self.guidance_scale, "1 (no guidance) or more", lambda w: 1 <= w < math.inf
+        )
+        object.__setattr__(self, "guidance_scale", guidance)  # 2 and 2.0 are one set
         # Plain JSON, so that settings read back from a file are equal to these.
         object.__setattr__(self, "augmentation", json.loads(json.dumps(list(self.augmentation), allow_nan=False)))
 
@@ -63,7 +63,26 @@ class Settings:
     def differences(self, other: Self) -> list[str]:
         """One text for each field in which `other` (what is there) differs from these settings (what is wanted)."""
         pairs = [(f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
-        return [f"`{name}` is {theirs!r} there, but {mine!r} here" for name, mine, theirs in pairs if mine != theirs]
+        return [
+            f"`{name}` is {_shown(name, theirs)} there, but {_shown(name, mine)} here"
+            for name, mine, theirs in pairs
+            if mine != theirs
+        ]
+
+
+def readable(augmentation: Sequence[Mapping[str, Any]]) -> str:
+    """Descriptions of transforms as a person would type them.
+
+    Example:
+        >>> readable([{"name": "EmbedMixup", "alpha": 1.0}, {"name": "EmbedDropout", "p": 0.4, "rescale": False}])
+        'EmbedMixup(alpha=1.0) + EmbedDropout(p=0.4, rescale=False)'
+    """
+    given = [", ".join(f"{k}={v!r}" for k, v in step.items() if k != "name") for step in augmentation]
+    return " + ".join(f"{step['name']}({text})" for step, text in zip(augmentation, given)) or "none"
+
+
+def _shown(name: str, value: Any) -> str:
+    return readable(value) if name == "augmentation" else repr(value)
 
 
 @dataclass(frozen=True, slots=True)

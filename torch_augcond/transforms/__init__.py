@@ -18,8 +18,9 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from .. import functional as F
-from .augmentation import Augmentation, Params, number, one_of, positive
-from .compose import Compose
+from ..checks import as_float, did_you_mean, one_of
+from .augmentation import Augmentation, Params, positive
+from .compose import Compose, check_transforms, instance_of
 
 __all__ = [
     "VARIANTS",
@@ -138,8 +139,8 @@ class EmbedMixup(_Embed):
 class EmbedDropout(_Embed):
     """Sets each entry to zero with probability p; the mask is drawn per sample, and kept entries are not rescaled.
 
-    It acts in training and evaluation mode alike. A generator applies it to its whole conditioning vector, the
-    noise-level half included.
+    ``eval()`` doesn't switch it off, as it does `torch.nn.Dropout`. A generator applies it to its whole conditioning
+    vector, the noise-level half included.
 
     Args:
         p: Probability of zero, in [0, 1]. 1 is text-only: generation then needs no real image.
@@ -159,7 +160,7 @@ class EmbedDropout(_Embed):
 
     def __init__(self, p: float = 0.4, rescale: bool = False) -> None:
         super().__init__()
-        self.p = number("p", p, "a float from 0 to 1", lambda p: 0 <= p <= 1)
+        self.p = as_float("p", p, "a float from 0 to 1", lambda p: 0 <= p <= 1)
         self.rescale = one_of("rescale", rescale, (False, True))
 
     def _draw(self, x: Tensor, keys: Tensor) -> Params:
@@ -229,14 +230,16 @@ def resolve(augmentation: str | nn.Module | Sequence[nn.Module]) -> Compose:
     """
     if isinstance(augmentation, str):
         if augmentation not in VARIANTS:
-            raise ValueError(f"`augmentation` must be one of {', '.join(VARIANTS)}, but got {augmentation!r}.")
+            rule = f"`augmentation` must be one of {', '.join(VARIANTS)}, but got {augmentation!r}."
+            raise ValueError(rule + did_you_mean(augmentation, VARIANTS))
         augmentation = VARIANTS[augmentation]
     if isinstance(augmentation, Augmentation):
         augmentation = [augmentation]
     if not isinstance(augmentation, Sequence):
         kinds = "a variant's name, a transform or a sequence of transforms"
-        raise TypeError(f"`augmentation` must be {kinds}, but got {augmentation!r} ({type(augmentation).__name__}).")
-    return Compose(augmentation)
+        got = f"{augmentation!r} ({type(augmentation).__name__})"
+        raise TypeError(f"`augmentation` must be {kinds}, but got {got}.{instance_of(augmentation)}")
+    return Compose(check_transforms("augmentation", augmentation))
 
 
 def _variants() -> Mapping[str, nn.Module]:

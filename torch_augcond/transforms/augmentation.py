@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from .. import functional as F
+from ..checks import as_float
 
-__all__ = ["Augmentation", "Params", "number", "one_of", "positive"]
+__all__ = ["Augmentation", "Params", "positive"]
 
 Params = dict[str, Tensor]
 
@@ -86,22 +86,8 @@ class Augmentation(nn.Module, ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
 
 
-def number(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` must be {rule}, but got {value!r} ({type(value).__name__}).")
-    if not holds(value):
-        raise ValueError(f"`{name}` must be {rule}, but got {value}.")
-    return float(value)
-
-
 def positive(name: str, value: Any) -> float:
-    return number(name, value, "a positive float", lambda v: v > 0 and math.isfinite(v))
-
-
-def one_of(name: str, value: Any, known: Sequence[Any]) -> Any:
-    if value not in known or isinstance(value, bool) != isinstance(known[-1], bool):
-        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, known))}, but got {value!r}.")
-    return value
+    return as_float(name, value, "a positive float", lambda v: 0 < v < math.inf)
 
 
 def _check_input(transform: Any, x: Any) -> None:

@@ -1,7 +1,7 @@
 """Transforms one after the other."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .. import functional as F
 from .augmentation import Augmentation, Params
 
-__all__ = ["Compose"]
+__all__ = ["Compose", "check_transforms", "instance_of"]
 
 
 class Compose(Augmentation):
@@ -22,7 +22,7 @@ class Compose(Augmentation):
             at all is the variant ``real``.
 
     Raises:
-        TypeError: Something isn't one of this module's transforms.
+        TypeError: Something isn't one of this module's transforms, or it is no list of them.
         ValueError: A transform of pixels follows one of embeddings.
 
     Example:
@@ -33,7 +33,7 @@ class Compose(Augmentation):
 
     def __init__(self, transforms: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.transforms = _flat(transforms)
+        self.transforms = _flat(check_transforms("transforms", transforms))
         seen: Counter[str] = Counter()
         self._nth = []  # how many of its kind precede each transform
         for t in self.transforms:
@@ -109,11 +109,28 @@ def _suffix(n: int) -> str:
     return f"_{n}" if n else ""
 
 
+def check_transforms(name: str, transforms: Any) -> list[nn.Module]:
+    """The transforms, if they are a list of nothing else."""
+    rule = f"`{name}` must be a list of Embed and Pixel transforms, but got"
+    if isinstance(transforms, str) or not isinstance(transforms, Iterable):
+        raise TypeError(f"{rule} {transforms!r} ({type(transforms).__name__}).")
+    transforms = list(transforms)
+    for t in transforms:
+        if not isinstance(t, Augmentation):
+            hint = " Take VARIANTS[...] of a variant's name." if isinstance(t, str) else instance_of(t)
+            raise TypeError(f"{rule} {t!r} ({type(t).__name__}) in it.{hint}")
+    return transforms
+
+
+def instance_of(kind: Any) -> str:
+    """A sentence for whoever gives a class for one of its instances, or nothing."""
+    is_class = isinstance(kind, type) and issubclass(kind, Augmentation)
+    return f" Make an instance of it: {kind.__name__}()." if is_class else ""
+
+
 def _flat(transforms: Sequence[nn.Module]) -> list[nn.Module]:
     flat: list[nn.Module] = []
     for t in transforms:
-        if not isinstance(t, Augmentation):
-            raise TypeError(f"`transforms` must be Embed and Pixel transforms, but got {t!r} ({type(t).__name__}).")
         flat += t.transforms if isinstance(t, Compose) else [t]
     stages = [t.stage for t in flat]
     if stages != sorted(stages, reverse=True):
