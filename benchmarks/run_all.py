@@ -15,16 +15,22 @@ from report import refresh
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
-QUICK_IMAGES = ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]
-FULL_SIZE = ["--model", "sd21", "--batches", "1", "16", "64", "--images", "64", "--rounds", "1", "--profile"]
+QUICK = ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]
+FULL_SIZE = ["--model", "sd21", "--rounds", "1"]
+SMALL_BATCHES = [*FULL_SIZE, "--batches", "16", "1", "--images", "16", "--loop-images", "4"]
 
 
 def commands(device, quick):
     """{name: arguments}; reading, planning and sampling have nothing to do with a GPU."""
-    small = ["--quick"] if quick else []
-    images = QUICK_IMAGES if quick else FULL_SIZE if device == "cuda" else []
-    found = {"kernel": ["bench_kernel.py", *small], "generate": ["bench_generate.py", *images]}
-    return found if device == "cuda" else found | {"data": ["bench_data.py", *small]}
+    kernel, generate = "bench_kernel.py", "bench_generate.py"
+    if quick:
+        found = {"kernel": [kernel, "--quick"], "generate": [generate, *QUICK], "data": ["bench_data.py", "--quick"]}
+    elif device == "cpu":
+        found = {"kernel": [kernel], "data": ["bench_data.py"], "generate": [generate]}
+    else:
+        whole = [generate, *FULL_SIZE, "--profile"]
+        found = {"kernel": [kernel], "generate": whole, "batches": [generate, *SMALL_BATCHES]}
+    return found
 
 
 def run(name, arguments, device, path, deadline):
@@ -41,7 +47,7 @@ def run(name, arguments, device, path, deadline):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=["kernel", "generate", "data"], help="default: all")
+    parser.add_argument("--only", nargs="+", choices=["kernel", "generate", "batches", "data"], help="default: all")
     parser.add_argument("--quick", action="store_true", help="small, to see that all run; nothing is kept")
     parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
     parser.add_argument("--minutes", type=float, default=25, help="at most, for all (default: %(default)s)")
