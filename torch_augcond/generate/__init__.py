@@ -97,12 +97,16 @@ def generate(
         (progress or silent)(total, "generating", initial=total - len(todo)) as bar,
         store.turns(plan, todo, size) as turns,
     ):
+        # A pass is written to its end before the next: while it waits for others, nobody waits for it.
         outcomes = (
-            batch
+            written
             for recipes in turns
-            for batch in synthesise(recipes, sources, generator, augmentation, settings, batch_size=size, cache=cache)
+            for written in behind(
+                partial(_keep, store=store),
+                synthesise(recipes, sources, generator, augmentation, settings, batch_size=size, cache=cache),
+            )
         )
-        for batch, lost in () if over else behind(partial(_keep, store=store), outcomes):
+        for batch, lost in () if over else outcomes:
             turns.done([outcome.recipe for outcome in batch])
             made, failed = made + len(batch) - lost, failed + lost
             over = failed > budget * total
