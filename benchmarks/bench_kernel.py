@@ -65,34 +65,35 @@ def memory(device):
         return int(file.readline().split()[1]) * 1024
 
 
-def elapsed(run, given, device):
-    """Milliseconds of one call."""
+def elapsed(run, sets, device):
+    """Milliseconds of a call, on average over one with each of `sets`."""
     if device == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        run(given)
+        for given in sets:
+            run(given)
         end.record()
         end.synchronize()
-        return start.elapsed_time(end)
+        return start.elapsed_time(end) / len(sets)
     # On one thread its own time, in which a busy machine's other work doesn't count.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     start = clock()
-    run(given)
-    return 1e3 * (clock() - start)
+    for given in sets:
+        run(given)
+    return 1e3 * (clock() - start) / len(sets)
 
 
 def measure(batch, dim, dtype, device, seconds):
-    """Medians of each case, which take turns for about `seconds`, at least four rounds after one to warm up."""
+    """Medians of each case; they take turns for about `seconds`, at least four times after one to warm up."""
     sets = [inputs(batch, dim, dtype, device, seed) for seed in range(SETS)]
+    turn = sets * max(1, 256 // batch)  # short calls one after another, else they'd be timed with cold caches
     runs, times = cases(batch, dim, dtype, device), {}
-    started, rounds = time.monotonic(), -1
+    for run in runs.values():
+        elapsed(run, turn, device)
+    started, rounds = time.monotonic(), 0
     while rounds < 4 or time.monotonic() - started < seconds:
-        if rounds == 0:
-            started = time.monotonic()
         for name, run in runs.items():
-            took = elapsed(run, sets[rounds % SETS], device)
-            if rounds >= 0:
-                times.setdefault(name, []).append(took)
+            times.setdefault(name, []).append(elapsed(run, turn, device))
         rounds += 1
     shape = {"dtype": str(dtype).removeprefix("torch."), "dim": dim, "batch": batch}
     for name, took in times.items():
