@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes import paint
 from faults import contents, job_of, paint_sources, problems
+from torchvision.datasets import ImageFolder
 
 from torch_augcond.store import Store, scan, turns
 from torch_augcond.store.disk import TEMP_PREFIX, seal_with
@@ -133,3 +134,15 @@ def test_swapped_moved_and_copied_images_are_all_found(real, tmp_path):
     assert len(found) == 7  # two of them are gone under their own names
     job_of(real, tmp_path / "set").make()
     assert contents(tmp_path / "set") == whole
+
+
+def test_what_only_an_image_folder_sees_is_set_aside(real, tmp_path):
+    """torchvision lists hidden folders as classes, and hidden files as images."""
+    job_of(real, tmp_path / "set").make()
+    whole = contents(tmp_path / "set")
+    (tmp_path / "set" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "set" / "cat" / "._0.png").write_bytes(b"")
+    (tmp_path / "set" / "cat" / ".DS_Store").write_bytes(b"")  # seen by nobody
+    assert sorted(problems(tmp_path / "set")) == ["._0.png", ".ipynb_checkpoints"]
+    assert contents(tmp_path / "set") == whole | {"cat/.DS_Store": b""}
+    assert ImageFolder(tmp_path / "set").classes == ["cat", "dog"]
