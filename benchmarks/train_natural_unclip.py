@@ -121,17 +121,20 @@ def main():
     parser.add_argument("--minutes", type=float, nargs=5, default=list(STAGES.values()), metavar=tuple(STAGES),
                         help="of each stage in all (default: %(default)s)")  # fmt: skip
     parser.add_argument("--budget-minutes", type=float, default=float("inf"), help="of this call (default: no limit)")
+    parser.add_argument("--batch", type=int, help="images of every stage's batch (default: what suits an H100)")
     parser.add_argument("--limit", type=int, help="photographs of each file, to try it (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.budget_minutes
     torch.manual_seed(0)
-    torch.set_float32_matmul_precision("high")
-    torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is: slower, but the time isn't lost
+    if args.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
+        torch._dynamo.config.suppress_errors = True  # what can't be compiled runs as it is: slower, but no time is lost
     Path(args.work).mkdir(parents=True, exist_ok=True)
     data = photographs.packed(args.data, args.device, args.limit)
     minutes = dict(zip(STAGES, args.minutes, strict=True))
-    training = Training(data, args.work, minutes=minutes, until=until)
+    batches = dict.fromkeys(STAGES, args.batch) if args.batch else BATCHES
+    training = Training(data, args.work, sizes=SIZES, minutes=minutes, batches=batches, until=until)
     try:
         training.run([name for name in STAGES if name in needed(args.stages)])
     except OutOfTime as stopped:

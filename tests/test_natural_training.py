@@ -189,6 +189,28 @@ def test_all_stages_log_resume_and_stop_in_time(data, trained, monkeypatch):
     assert changed == {"classifier.pt"} and not training.finished
 
 
+def test_the_program_stops_in_time_goes_on_and_writes(tmp_path, monkeypatch, capsys):
+    files = [pack(tmp_path / f"{seed}.safetensors", *zip(*painted(seed=seed))) for seed in (0, 1)]
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    monkeypatch.setattr(natural, "SIZES", SIZES)
+    monkeypatch.setattr(judges, "JUDGES", {name: small(config) for name, config in judges.JUDGES.items()})
+    arguments = f"--data {files[0]} {files[1]} --work {tmp_path / 'work'} --out {tmp_path / 'out'} --batch 4 --limit 4"
+    arguments += f" --judges {tmp_path / 'judges'} --device cpu --minutes 0.002 0.002 0.002 0.002 0.002"
+    monkeypatch.setattr(sys, "argv", ["train", *arguments.split(), "--budget-minutes", "0"])
+    natural.main()
+    assert "classifier stopped at 0%, after 0 steps. Run the same command again" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists() and not (tmp_path / "judges").exists()
+    monkeypatch.setattr(sys, "argv", ["train", *arguments.split()])
+    natural.main()
+    assert {path.name for path in (tmp_path / "judges").iterdir()} == {"classifier.safetensors", "measure.safetensors"}
+    assert load_generator(tmp_path / "out").image_size == 64
+
+
+def test_a_stage_needs_those_whose_parts_it_uses():
+    assert natural.needed(["classifier"]) == {"classifier"} and natural.needed(["vae"]) == {"clip", "vae"}
+    assert natural.needed(["unet", "measure"]) == {"clip", "vae", "unet", "measure"}
+
+
 def test_the_folder_that_was_written_makes_images(data, trained):
     generator = load_generator(trained / "out")
     assert (generator.image_size, generator.embed_dim) == (64, 32)
