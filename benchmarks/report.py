@@ -69,6 +69,8 @@ def _kernel(rows):
 def _checks(shapes):
     found = [values for (*_, batch), values in shapes.items() if not batch]
     graphs, rows = ([values["fused", name] for values in found] for name in ("graphs", "differing rows"))
+    if not found:
+        return "The run was ended before graphs and rows were compared.\n"
     total = f"{len(found)} kinds of tensors: {sum(graphs):.0f} graphs compiled for all their batch sizes"
     return f"{total}; {sum(rows):.0f} rows that differ between batch sizes.\n"
 
