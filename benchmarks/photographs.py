@@ -81,11 +81,13 @@ class Photographs:
         draw = lambda low, high: torch.rand(n, generator=rng, device=index.device) * (high - low) + low  # noqa: E731
         area, shape = draw(*self.crop), draw(-math.log(4 / 3), math.log(4 / 3)).exp()
         wide, high = (area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1)
-        mirror, none = draw(-1, 1).sign(), torch.zeros_like(area)
-        theta = [wide * mirror, none, draw(-1, 1) * (1 - wide), none, high, draw(-1, 1) * (1 - high)]
-        images = self.canonical(index)
-        grid = F.affine_grid(torch.stack(theta, 1).view(n, 2, 3), images.shape, align_corners=False)
-        views = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        mirrored, images = wide * draw(-1, 1).sign(), self.canonical(index)
+        side = images.shape[-1]
+        # Not affine_grid: in bfloat16, as a matrix product, it would be wrong by parts of a pixel.
+        place = (torch.arange(side, device=index.device) * 2 + 1) / side - 1
+        x = ((draw(-1, 1) * (1 - wide))[:, None] + mirrored[:, None] * place)[:, None, :].expand(n, side, side)
+        y = ((draw(-1, 1) * (1 - high))[:, None] + high[:, None] * place)[:, :, None].expand(n, side, side)
+        views = F.grid_sample(images, torch.stack([x, y], -1), padding_mode="border", align_corners=False)
         light = [draw(1 - self.jitter, 1 + self.jitter).view(n, 1, 1, 1) for _ in range(3)]
         return relit((views + 1) / 2, *light) * 2 - 1
 

@@ -64,6 +64,7 @@ class Training:
         """Train these stages, or read the finished ones; whatever was finished before the time was over stays."""
         for name in names:
             self.finished[name] = getattr(self, name)()
+            print(f"{name} is finished.", flush=True)
 
     def classifier(self):
         return self._judge("classifier")

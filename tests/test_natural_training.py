@@ -106,6 +106,14 @@ def test_views_are_random_crops_and_mirror_images():
     assert (views - views[:, :, :1]).abs().max() < 1e-5  # no slant: all rows alike
 
 
+def test_views_are_as_exact_where_the_networks_compute_in_bfloat16(data):
+    index = torch.arange(16)
+    plain = data.views(index, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = data.views(index, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(halved, plain, rtol=0, atol=0)
+
+
 def test_light_changes_as_named():
     pixels = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 0.4 + 0.2
     one, two, none = torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 1.2), torch.zeros(1, 1, 1, 1)
