@@ -105,6 +105,22 @@ def test_wait_gives_a_rank_time_to_show_up(tmp_path):
         )
 
 
+def test_a_rank_that_died_while_others_worked_is_not_waited_for_as_absent(tmp_path, monkeypatch):
+    """It was heard of since this process began, and never again: nobody has to see it change first."""
+    with shards.Heartbeat(tmp_path, (0, 2)) as beat:
+        shards.beat_path(tmp_path, (1, 2)).touch()
+    with pytest.raises(RuntimeError, match=r"Rank 1 of 2 has been silent for 0.1 s"):
+        shards.wait_for(
+            tmp_path,
+            lambda: np.array([0, 7]),
+            2,
+            since=beat.since,
+            poll_seconds=0.01,
+            stalled_seconds=0.1,
+            absent_seconds=60,
+        )
+
+
 def test_heartbeats_keep_a_slow_rank_alive(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BEAT_SECONDS", 0.02)
     owed = np.array([0, 1])

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -79,29 +80,35 @@ def owners(keys: np.ndarray, count: int) -> np.ndarray:
 class Heartbeat:
     """While its ``with`` block runs, shows the other processes that this one is alive.
 
-    Touches a file in the root every five seconds.
+    Touches a file in the root every five seconds; `since` is the first time, by the clock of the file system.
     """
 
     def __init__(self, root: str | os.PathLike, shard: Shard) -> None:
         self.path = beat_path(root, shard)
+        self.since: int | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="torch_augcond heartbeat", daemon=True)
 
     def _beat(self) -> None:
-        while True:
+        while not self._stop.wait(BEAT_SECONDS):
+            self._touch()
+
+    def _touch(self) -> None:
+        with suppress(OSError):  # a set that can only be read is complete, or else an error says so
             self.path.touch()
             os.utime(self.path)
-            if self._stop.wait(BEAT_SECONDS):
-                return
 
     def __enter__(self) -> "Heartbeat":
+        self._touch()
+        self.since = _changed(self.path)
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink()
 
 
 def beat_path(root: str | os.PathLike, shard: Shard) -> Path:
@@ -112,14 +119,22 @@ def beat_path(root: str | os.PathLike, shard: Shard) -> Path:
 class Watch:
     """Which of the shards that owe images have gone silent.
 
-    A sign of life is another number of missing images or a heartbeat. What the first look finds may be left over from
-    an earlier run, so only a *change* shows that a process is there.
+    A sign of life is another number of missing images or a heartbeat. A heartbeat that the first look finds may be left
+    over from an earlier run, unless it is younger than this run (``since``); else only a *change* shows that a process
+    is there.
     """
 
-    def __init__(self, root: str | os.PathLike, count: int, stalled_seconds: float, absent_seconds: float) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        count: int,
+        stalled_seconds: float,
+        absent_seconds: float,
+        since: int | None = None,
+    ) -> None:
         self.paths = [beat_path(root, (index, count)) for index in range(count)]
         self.limits = [absent_seconds] * count
-        self.stalled_seconds = stalled_seconds
+        self.stalled_seconds, self.since = stalled_seconds, since
         self._seen: dict[int, tuple[object, float]] = {}
 
     def silent(self, owed: np.ndarray, now: float) -> list[int]:
@@ -129,7 +144,7 @@ class Watch:
     def _silence(self, index: int, owed: int, now: float) -> bool:
         sign = owed, _changed(self.paths[index])
         if index not in self._seen or self._seen[index][0] != sign:
-            if index in self._seen:
+            if index in self._seen or (self.since is not None and (sign[1] or 0) >= self.since):
                 self.limits[index] = self.stalled_seconds
             self._seen[index] = sign, now
         return now - self._seen[index][1] > self.limits[index]
@@ -140,6 +155,7 @@ def wait_for(
     missing: Callable[[], np.ndarray],
     count: int,
     *,
+    since: int | None = None,
     poll_seconds: float = 1.0,
     stalled_seconds: float = STALLED_SECONDS,
     absent_seconds: float = ABSENT_SECONDS,
@@ -150,6 +166,7 @@ def wait_for(
         root: The store's directory, in which the processes leave their heartbeats.
         missing: Gives the number of images that each of the ``count`` shards still owes.
         count: How many shards there are.
+        since: When this process began (`Heartbeat.since`): who has been heard of since then isn't absent.
         poll_seconds: Pause between two looks; longer where a look itself takes long.
         stalled_seconds: How long a process that was at work may be silent.
         absent_seconds: How long one may take to show up at all.
@@ -157,7 +174,7 @@ def wait_for(
     Raises:
         RuntimeError: If a shard owes images and hasn't been heard of for so long.
     """
-    watch = Watch(root, count, stalled_seconds, absent_seconds)
+    watch = Watch(root, count, stalled_seconds, absent_seconds, since)
     while (owed := missing()).any():
         started = time.monotonic()
         if silent := watch.silent(owed, started):

@@ -205,6 +205,13 @@ def writer_is_dead(name: str) -> bool:
         return True
     except (PermissionError, OverflowError):
         return False
+    return _is_zombie(pid)
+
+
+def _is_zombie(pid: str) -> bool:
+    """Killed, but its parent hasn't asked for its end yet (in a container nobody may ever do): Linux tells."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()[0] == "Z"
     return False
 
 
