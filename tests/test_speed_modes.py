@@ -108,6 +108,7 @@ def test_a_row_made_again_in_float32_runs_uncompiled(graphs, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_compiled_images_are_the_same_within_a_tolerance():
     generator, prompts = load_generator("tiny", compile=True), ["a photo of a cat", "a photo of a three"]
     embeds = torch.randn(2, generator.embed_dim, generator=torch.Generator().manual_seed(0))
