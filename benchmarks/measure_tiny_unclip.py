@@ -11,6 +11,7 @@ import platform
 import time
 from pathlib import Path
 
+import glyphs
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,18 @@ def make(generator, pixels, labels, augmentation, count, guidance_scale, prompts
     return torch.cat(images), labels[index]
 
 
+def held_out_sheet(generator, omniglot, characters=12):
+    """A character of Omniglot a column; below each other what `real` makes of it, as six drawers held out drew it."""
+    drawings = glyphs.load(omniglot, split="test")
+    chosen = torch.arange(0, len(drawings.names), len(drawings.names) // characters)[:characters]
+    index = torch.stack([drawings.members[label][:6] for label in chosen.tolist()], 1).flatten()
+    sources = ((drawings.canonical(index) + 1) * 127.5).to(torch.uint8)
+    prompts = generator.encode_prompts([f"a photo of a {name}" for name in drawings.captions(index)])
+    embeds = generator.encode_images(list(sources))
+    made = generator.generate(embeds, prompts, torch.arange(len(index)), guidance_scale=2.0, num_inference_steps=30)
+    return make_grid(made.float() / 255, characters)
+
+
 def gray(images, side=28):
     return F.interpolate(images.float().mean(1, keepdim=True) / 255, (side, side), mode="area")
 
@@ -69,6 +82,7 @@ def main():
     parser.add_argument("--count", type=int, default=300, help="images of each row (default: %(default)s)")
     parser.add_argument("--csv", default="benchmarks/results/tiny_unclip.csv", help="default: %(default)s")
     parser.add_argument("--sheets", help="folder for PNG sheets (default: none)")
+    parser.add_argument("--omniglot", help="zip of Omniglot drawings, for a sheet of drawers held out (default: none)")
     args = parser.parse_args()
     generator = load_generator(args.generator)
     (sources, source_labels), (others, other_labels) = real_digits()
@@ -83,12 +97,21 @@ def main():
             start = time.monotonic()
             images, labels = make(generator, resized, source_labels, variant, args.count, guidance, prompts)
             agreement = accuracy(judge, gray(images), labels)
-            rows.append({"variant": variant, "guidance": guidance, "agreement": round(agreement, 4),
-                         "images": len(images), "ms_per_image": round(1e3 * (time.monotonic() - start) / len(images))})
+            rows.append(
+                {
+                    "variant": variant,
+                    "guidance": guidance,
+                    "agreement": round(agreement, 4),
+                    "images": len(images),
+                    "ms_per_image": round(1e3 * (time.monotonic() - start) / len(images)),
+                }
+            )
             print(rows[-1], flush=True)
             if args.sheets:
                 Path(args.sheets).mkdir(parents=True, exist_ok=True)
                 save_image(make_grid(images[:60].float() / 255, 12), Path(args.sheets) / f"{variant}-{guidance:g}.png")
+    if args.sheets and args.omniglot:
+        save_image(held_out_sheet(generator, args.omniglot), Path(args.sheets) / "held-out-drawers.png")
     with open(args.csv, "w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[-1], *world])
         writer.writeheader()

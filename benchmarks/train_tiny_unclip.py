@@ -1,7 +1,7 @@
 """Train the bundled handwriting model `tiny`: `python benchmarks/train_tiny_unclip.py --omniglot ZIP --fonts DIR`.
 
 Run it again to go on from where it stopped. Stages may run side by side: `--stage clip` and `--stage vae` need nothing,
-`--stage unet` needs both, `--stage refine` the UNet, `--stage export` writes the pipeline folder.
+`--stage unet` needs both, `--stage refine` the UNet, `--stage joint` all of them, `--stage export` writes the folder.
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import glyphs
 import torch
+import unclip_joint as joint
 import unclip_parts as parts
 import unclip_trainer as trainer
 
@@ -18,8 +19,8 @@ SIZES = {
 }  # fmt: skip
 VOCABULARY, LENGTH = 1200, 24
 VIEWS = 16  # kept views of each drawing
-MINUTES = (22, 22, 60, 80)
-STAGES = ("clip", "vae", "unet", "refine", "export")
+MINUTES = (22, 22, 60, 45, 45)
+STAGES = ("clip", "vae", "unet", "refine", "joint", "export")
 
 
 def main():
@@ -29,7 +30,7 @@ def main():
     parser.add_argument("--work", default="tiny-unclip-work", help="checkpoints and logs (default: %(default)s)")
     parser.add_argument("--out", default="torch_augcond/checkpoints/tiny-unclip", help="default: %(default)s")
     parser.add_argument("--stage", choices=STAGES, help="only this stage (default: all)")
-    parser.add_argument("--minutes", type=float, nargs=4, default=MINUTES, metavar=tuple(map(str.upper, STAGES[:4])),
+    parser.add_argument("--minutes", type=float, nargs=5, default=MINUTES, metavar=tuple(map(str.upper, STAGES[:5])),
                         help="default: %(default)s")  # fmt: skip
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     args = parser.parse_args()
@@ -42,11 +43,11 @@ def main():
     stages = [args.stage] if args.stage else STAGES
     minutes = dict(zip(STAGES, (*args.minutes, 0), strict=True))
     # A finished stage returns at once, so what a later one needs of it is read by the same call.
-    if {"clip", "unet", "refine", "export"} & set(stages):
+    if {"clip", "unet", "refine", "joint", "export"} & set(stages):
         clip = trainer.train_clip(data, tokenizer, SIZES, work, minutes=minutes["clip"], batch=128, lr=1e-3)
-    if {"vae", "unet", "refine", "export"} & set(stages):
+    if {"vae", "unet", "refine", "joint", "export"} & set(stages):
         vae = trainer.train_vae(data, SIZES, work, minutes=minutes["vae"], batch=32, lr=1.5e-3)["vae"]
-    if {"unet", "refine", "export"} & set(stages):
+    if {"unet", "refine", "joint", "export"} & set(stages):
         sample = torch.randint(len(data), (2048,), generator=torch.Generator().manual_seed(4))
         vae = parts.standardise(vae, data.views(sample, torch.Generator().manual_seed(5)))
         pool = trainer.cached_pool(work, data, clip["image"], vae, VIEWS)
@@ -55,11 +56,16 @@ def main():
         weights = torch.where(drawn_by_hand, 3.0, 1.0)
         inputs = (data, pool, text, weights, SIZES, work)
         unet = trainer.train_unet(*inputs, minutes=minutes["unet"], batch=128, lr=1e-3)["unet"]
-    if {"refine", "export"} & set(stages):
+    if {"refine", "joint", "export"} & set(stages):
         options = {"name": "refine", "start": unet, "other": 0.0, "same": 1.0, "seed": 6}
         unet = trainer.train_unet(*inputs, minutes=minutes["refine"], batch=128, lr=4e-4, **options)["unet"]
+    if {"joint", "export"} & set(stages):
+        pixels = joint.pool_pixels(data, pool[1])
+        options = {"image": clip["image"], "denoiser": unet, "minutes": minutes["joint"], "batch": 128, "lr": 5e-4}
+        both = joint.train_joint(data, pool, pixels, *inputs[2:], **options)
     if "export" in stages:
-        parts.export(clip["image"], clip["text"], tokenizer, vae, unet, pool[0], SIZES, args.out)
+        embeds = joint.embeddings(both["image"], pixels)
+        parts.export(both["image"], clip["text"], tokenizer, vae, both["unet"], embeds, SIZES, args.out)
 
 
 if __name__ == "__main__":
