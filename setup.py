@@ -50,5 +50,5 @@ setup(
         ],
         "benchmarks": ["matplotlib>=3.9", "mlxtend>=0.23", "scipy>=1.14"],
     },
-    entry_points={"console_scripts": ["torch-augcond = torch_augcond.cli:main"]},
+    entry_points={"console_scripts": ["torch-augcond = torch_augcond.__main__:main"]},
 )

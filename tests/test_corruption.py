@@ -161,9 +161,11 @@ def test_the_real_commands_find_set_aside_and_mend(tmp_path):
     out, err = verify.communicate(timeout=120)
     reports = [line for line in out.splitlines() if line.startswith(str(root) + "/")]
     assert verify.returncode == 1 and not err and len(reports) == 8, out + err
-    assert "8 damaged or gone" in out and str(tmp_path / "set.aside") in out
+    assert "6 damaged or gone, 2 foreign" in out and str(tmp_path / "set.aside" / "foreign") in out
     aside = [path for path in (tmp_path / "set.aside" / "corrupt").rglob("*") if path.is_file()]
-    assert len(aside) == 7 and (tmp_path / "set.aside" / "corrupt" / "dog" / "notes.txt").read_text() == "mine"
+    foreign = sorted((tmp_path / "set.aside" / "foreign" / "dog").iterdir())
+    assert len(aside) == 5 and [path.name for path in foreign] == ["._0.png", "notes.txt"]
+    assert foreign[1].read_text() == "mine"
     generate = start("generate", tmp_path / "real", "--root", root, "--num-per-class", 6, "--generator", "fake-16-12")
     out, err = generate.communicate(timeout=120)
     assert generate.returncode == 0 and "2 images made, 10 already there, 0 failed" in out, out + err

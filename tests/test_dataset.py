@@ -81,7 +81,7 @@ def test_repr_is_indented(real, tmp_path):
         "Dataset AugConditionedSynthetic",
         "    Number of datapoints: 9",
         f"    Root location: {tmp_path / 'set'}",
-        "    Augmentation: EmbedCutMix + EmbedDropout",
+        "    Augmentation: EmbedCutMix(alpha=1.0, span='leading') + EmbedDropout(p=0.4, rescale=False)",
         "    Checkpoint: fake-16-12",
         "    Guidance scale: 10, steps: 30, seed: 0",
         "    StandardTransform",

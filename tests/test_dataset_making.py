@@ -76,7 +76,7 @@ def test_how_many(real, tmp_path):
         ({"transform": 3}, TypeError, "`transform` must be None or callable, but got int"),
         ({"target_transform": 3}, TypeError, "`target_transform` must be None or callable, but got int"),
         ({"generate": 1}, TypeError, "`generate` must be True or False, but got 1"),
-        ({"batch_size": 0}, ValueError, "`batch_size` must be a positive int, but got 0"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be an int of 1 or more, but got 0"),
     ],
 )
 def test_arguments_are_checked(real, tmp_path, options, error, message):

@@ -23,7 +23,7 @@ FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 # Every module belongs to a room of docs/architecture.md, and imports from its own room and from these ones only. A
 # folder is a room of its own name.
 ROOMS = {
-    "common": {"checks", "progress", "shards"},
+    "common": {"checks", "defaults", "progress", "shards"},
     "functional": {"functional", "keyed", "operands"},
     "dataset": {"dataset", "job", "request", "samples"},
     "cli": {"cli", "__main__"},
@@ -190,7 +190,7 @@ def test_the_wheel_built_from_the_sdist_holds_all_modules_and_the_checkpoint(cop
     with zipfile.ZipFile(build("wheel", source, tmp_path)) as wheel:
         assert expected == {name for name in wheel.namelist() if name.startswith("torch_augcond/")}
         (entry,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-        assert "torch-augcond = torch_augcond.cli:main" in wheel.read(entry).decode()
+        assert "torch-augcond = torch_augcond.__main__:main" in wheel.read(entry).decode()
         assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 

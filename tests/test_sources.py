@@ -244,8 +244,8 @@ class TestLabels:
             (Subset([(picture(0), 0)], []), ValueError, "`dataset` must hold at least one image"),
             (ChainDataset([]), TypeError, "`dataset` must be map-style, but got ChainDataset, an IterableDataset"),
             (3, TypeError, "`dataset` must have `__getitem__` and `__len__`, but got int"),
-            ([picture(0)], TypeError, r"an item must be \(image, label\), but got Image"),
-            ([{"image": picture(0)}], TypeError, r"an item must be \(image, label\), but got dict"),
+            ([picture(0)], TypeError, r"`dataset\[0\]` must be \(image, label\), but got Image"),
+            ([{"image": picture(0)}], TypeError, r"`dataset\[0\]` must be \(image, label\), but got dict"),
         ],
     )
     def test_datasets_that_are_none(self, dataset, error, match):

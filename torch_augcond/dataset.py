@@ -17,7 +17,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.vision import StandardTransform
 
 from . import shards
-from .job import FAILURE_BUDGET, Job, NothingMade
+from .checks import as_int
+from .defaults import FAILURE_BUDGET
+from .job import Job, NothingMade
+from .plan.recipe import readable
 from .progress import bar, silent
 from .request import Request
 from .samples import Samples
@@ -82,8 +85,9 @@ class AugConditionedSynthetic(DatasetFolder):
         dataset: Any map-style dataset of (image, int label). Images are taken as its own loader reads them, before its
             transforms.
         augmentation: The name of one of ``VARIANTS``, a transform, or a sequence of transforms.
-        num_per_image: Images for each real one. Exactly one of this and the next two may be given; default 1.
-        num_per_class: Images for each class, an int or {class: int}.
+        num_per_image: Images for each real one. Exactly one of this and the next two may be given; default 1. An empty
+            set is possible: 0 here, and 0 or {} below.
+        num_per_class: Images for each class, an int or {class: int}; a class that isn't named gets none.
         fill_to: Real and synthetic images together make this many in each class that has fewer.
         generator: None for the default checkpoint, a name or path for ``load_generator`` (``"tiny"`` is bundled), or
             a generator.
@@ -98,7 +102,7 @@ class AugConditionedSynthetic(DatasetFolder):
         transform: Of the images. None takes over the wrapped dataset's, as it is when an image is read.
         target_transform: Of the labels; None likewise.
         generate: Whether to make what is missing, as torchvision's ``download``.
-        batch_size: Images made at once; default by their size.
+        batch_size: Images made at once; default by their size and the memory that is free.
 
     Raises:
         TypeError, ValueError: If an argument is none of these, or ``root`` holds a set of another configuration.
@@ -140,6 +144,8 @@ class AugConditionedSynthetic(DatasetFolder):
         given = dict(locals())
         if not isinstance(generate, bool):
             raise TypeError(f"`generate` must be True or False, but got {generate!r}.")
+        if batch_size is not None:
+            as_int("batch_size", batch_size, 1)
         own = {name: given[name] for name in ("transform", "target_transform") if given[name] is not None}
         for name, value in own.items():
             if not callable(value):
@@ -183,11 +189,14 @@ class AugConditionedSynthetic(DatasetFolder):
         return ConcatDataset([other, self])
 
     def extra_repr(self) -> str:
+        from .generators.checkpoints import short_name
+
         made = self.settings
+        short = short_name(made.checkpoint)
         return "\n".join(
             [
-                f"Augmentation: {' + '.join(step['name'] for step in made.augmentation) or 'none'}",
-                f"Checkpoint: {made.checkpoint}",
+                f"Augmentation: {readable(made.augmentation)}",
+                f"Checkpoint: {made.checkpoint}{f' ({short})' if short else ''}",
                 f"Guidance scale: {made.guidance_scale:g}, steps: {made.num_inference_steps}, seed: {made.seed}",
             ]
         )
@@ -205,14 +214,13 @@ def _make(request: Request, batch_size: int | None) -> Job:
     """The set with everything made: by this process, or by all of its process group."""
     rank, count = shard = shards.from_environment()
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
-    beat = shards.Heartbeat(job.store.root, shard)
-    with beat if count > 1 else nullcontext():
+    with shards.Heartbeat(job.store.root, shard) if count > 1 else nullcontext():
         # What has failed stays failed: the ranks must agree on the length of the dataset.
         report = job.make(shard=shard, batch_size=batch_size, retry=False, budget=FAILURE_BUDGET)
         if report.over(FAILURE_BUDGET):
             raise _too_many(job, report.failed, report.untried)
     if count > 1:
-        shards.wait_for(job.store.root, partial(job.owed, count), count, since=beat.since)
+        shards.wait_for(job.store.root, partial(job.owed, count), count)
     return job
 
 

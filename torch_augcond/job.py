@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from .generate import Report
     from .generators import Generator
 
-__all__ = ["FAILURE_BUDGET", "Job", "NothingMade", "duration"]
+__all__ = ["Job", "NothingMade", "duration"]
 
-FAILURE_BUDGET = 0.01  # fraction of the images that may fail
 _LARGE = 256  # pixels
 _SLOW_SECONDS = 600
 
@@ -59,7 +58,7 @@ class Job:
         if recorded is None and not write:
             raise NothingMade(f"{self.store.root} holds no set of images yet")
         self.settings = self._settings(recorded)
-        self.store.claim(self.settings)
+        self._claim(self.settings)
         self.unreadable: dict[int, UnreadableImage] = {}
         self.plan = self._plan()
         if write:
@@ -72,9 +71,26 @@ class Job:
         with suppress(FileNotFoundError, NotADirectoryError):
             return self.store.recorded()
 
+    def _claim(self, settings: Settings) -> None:
+        """Says besides what to type for the checkpoint that the set was made with, if that has a short name."""
+        from .generators.checkpoints import short_name
+
+        try:
+            self.store.claim(settings)
+        except ValueError as error:
+            there = (self._recorded() or {}).get("checkpoint", settings.checkpoint)
+            short = short_name(there) if there != settings.checkpoint else None
+            if short:
+                raise ValueError(f'{error} Its checkpoint is generator="{short}".') from error
+            raise
+
     def _settings(self, recorded: dict[str, Any] | None) -> Settings:
         if recorded is None or self.request.is_loaded:
             known = self.generator.fingerprint, self.generator.image_size
+            if hasattr(self.generator, "check_numbers"):  # before a folder is claimed with what can't be made
+                asked = self.request
+                guidance = asked.settings(*known).guidance_scale
+                self.generator.check_numbers(guidance, asked.num_inference_steps, asked.noise_level)
         else:
             name, checkpoint = self.request.generator_name, recorded["checkpoint"]
             known = checkpoint if _made_by(checkpoint, name) else name, recorded["image_size"]
@@ -156,7 +172,7 @@ class Job:
             return before
         loaded = self.generator
         guidance = self.settings.guidance_scale
-        self.store.claim(self.request.settings(loaded.fingerprint, loaded.image_size, guidance))
+        self._claim(self.request.settings(loaded.fingerprint, loaded.image_size, guidance))
         _warn_if_slow(loaded, todo, self.settings.num_inference_steps)
         report = generate(
             self.plan,

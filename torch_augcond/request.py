@@ -16,15 +16,15 @@ from typing import Any
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
+from .defaults import DEFAULT_GENERATOR
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
 from .sources.readers import layers
 from .transforms import Compose, resolve
 
-__all__ = ["DEFAULT_GENERATOR", "FEW_SHOTS", "Request"]
+__all__ = ["FEW_SHOTS", "Request"]
 
-DEFAULT_GENERATOR = "sd21-unclip"
 FEW_SHOTS = 16  # real images a class, on average, up to which the paper's few-shot guidance is used
 _GUIDANCE = {"few-shot": 10.0, "large-scale": 2.0}
 _COUNTS = ("num_per_image", "num_per_class", "fill_to")

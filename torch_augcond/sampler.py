@@ -108,6 +108,12 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         self._start = 0  # where the next pass starts: above 0 once after load_state_dict
         self._drawing: Iterator[int] = iter(())
 
+    def __repr__(self) -> str:
+        names = ("num_replicas", "rank", "shuffle", "seed", "drop_last")
+        given = [f"{name}={getattr(self, name)!r}" for name in (*names, "class_balanced", "epoch_length")]
+        sizes = ", ".join(f"{sum(map(len, groups))} {name}" for name, groups in self._streams.items())
+        return f"{type(self).__name__}({sizes}, synthetic_fraction={self.synthetic_fraction}, {', '.join(given)})"
+
     def __iter__(self) -> Iterator[int]:
         # A pass begins when its first index is drawn: a DataLoader may call iter() more than once for one pass.
         return chain.from_iterable(self._pass())

@@ -66,7 +66,10 @@ class Samples(Sequence[tuple[str, int]]):
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        label = self.labels.item(index)
+        try:
+            label = self.labels.item(index)
+        except IndexError:
+            raise IndexError(f"index {index} is out of range for {len(self)} images") from None
         return self.folders[label] + self.keys[index].tobytes().hex() + self.extension, label
 
     def __repr__(self) -> str:

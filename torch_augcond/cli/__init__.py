@@ -109,10 +109,15 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
 
 def _fill(name: str) -> Callable[[argparse.ArgumentParser], None]:
     def fill(parser: argparse.ArgumentParser) -> None:
+        from . import arguments
+
+        getattr(arguments, f"add_{name}")(parser)
+        parser.set_defaults(run=run)
+
+    def run(args: argparse.Namespace) -> int:
         from . import commands
 
-        getattr(commands, f"add_{name}")(parser)
-        parser.set_defaults(run=getattr(commands, name))
+        return getattr(commands, name)(args)
 
     return fill
 

@@ -1,5 +1,6 @@
 """A sheet of pictures: each row a real image, and what every variant makes of it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
@@ -101,13 +102,13 @@ def draw(columns: Mapping[str, Sequence[Image.Image | None]], labels: Sequence[s
     """
     size = next((image.width for cells in columns.values() for image in cells if image), 96)
     side = min(256, max(1, 96 // size) * size)
-    headings = [wrap(name, side // 7) or [""] for name in columns]
+    headings = [_lines(name, side // 7) or [""] for name in columns]
     top = _GAP + _LINE * max(map(len, headings))
     width = _LABEL + (side + _GAP) * len(columns) + _GAP
     sheet = Image.new("RGB", (width, top + (side + _GAP) * len(labels) + _GAP), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for row, label in enumerate(labels):
-        text = "\n".join(wrap(label, 15)[: side // _LINE])
+        text = "\n".join(_lines(label, 15)[: side // _LINE])
         pen.multiline_text((_GAP, top + (side + _GAP) * row), text, "black", font)
     for column, (lines, cells) in enumerate(zip(headings, columns.values(), strict=True)):
         left = _LABEL + (side + _GAP) * column
@@ -116,3 +117,9 @@ def draw(columns: Mapping[str, Sequence[Image.Image | None]], labels: Sequence[s
             if image:
                 sheet.paste(image.resize((side, side), Image.Resampling.NEAREST), (left, top + (side + _GAP) * row))
     return sheet
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """Lines of at most so many characters, broken at spaces, behind _ and -, and in mid-word only if need be."""
+    parts = re.sub(r"(?<=[_-])(?=[^_-])", "\v", text)  # a white space that no name has
+    return [line.replace("\v", "") for line in wrap(parts, width, replace_whitespace=False, break_on_hyphens=False)]

@@ -90,6 +90,8 @@ def generate(
     todo = [row for row in missing if plan.keys[row].tobytes().hex() not in given_up] if given_up else missing
     total, made, failed = int(mine.sum()), 0, len(missing) - len(todo)
     size = default_batch_size(generator) if batch_size is None else batch_size
+    if isinstance(batch_size, int) and total:  # the last batch is padded, and a million rows may be asked for
+        size = min(batch_size, total)
     cache, over = store.embeddings(generator.fingerprint), failed > budget * total
     if hasattr(generator, "prepare"):
         generator.prepare(len(todo))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..checks import did_you_mean
 
-__all__ = ["MIRRORS", "Checkpoint", "find_checkpoint"]
+__all__ = ["MIRRORS", "Checkpoint", "find_checkpoint", "short_name"]
 
 TINY = Path(__file__).parent.parent / "checkpoints" / "tiny-unclip"
 
@@ -88,6 +89,15 @@ def find_checkpoint(
             f"{', '.join(_NAMES)}, but there is no folder {name!r}.{did_you_mean(name, _NAMES)}"
         )
     return _from_hub(name, (name,), revision, variant, token, cache_dir, local_files_only)
+
+
+def short_name(fingerprint: str) -> str | None:
+    """What to type for a checkpoint that has a short name, given its fingerprint."""
+    checkpoint = re.split("[+#]", fingerprint)[0]
+    repository = checkpoint.partition("@")[0]
+    if repository == "local":
+        return "tiny" if TINY.is_dir() and checkpoint == find_checkpoint("tiny").fingerprint else None
+    return next((name for name, mirrors in MIRRORS.items() if repository in mirrors), None)
 
 
 def _from_folder(folder: Path, name: str, variant: str | None) -> Checkpoint:

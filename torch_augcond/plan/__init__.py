@@ -36,7 +36,8 @@ def counts_per_class(
         fill_to: real and synthetic together make at least this many: ``max(0, fill_to - real)``.
 
     Raises:
-        TypeError, ValueError: not exactly one of the three, negative or no int, a class without a real image.
+        TypeError, ValueError: not exactly one of the three, negative or no int, a class without a real image; a
+            `fill_to` of 0, which nothing could be filled to.
     """
     given = {"num_per_image": num_per_image, "num_per_class": num_per_class, "fill_to": fill_to}
     given = {name: value for name, value in given.items() if value is not None}
@@ -51,7 +52,7 @@ def counts_per_class(
     if isinstance(num_per_class, Mapping):
         check_names(name, num_per_class, list(real))
         return {c: as_int(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real}
-    value = as_int(name, value, 0)
+    value = as_int(name, value, int(name == "fill_to"))
     rules = {"num_per_image": lambda n: value * n, "num_per_class": lambda n: value, "fill_to": lambda n: value - n}
     return {c: max(0, rules[name](n)) for c, n in real.items()}
 

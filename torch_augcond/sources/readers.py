@@ -65,6 +65,10 @@ class _Folder:
         return f"{type(self.dataset).__qualname__}:{os.path.abspath(self.dataset.root)}"
 
 
+class NotAPair(TypeError):
+    """An item of a dataset is something else than an image and its label."""
+
+
 class _Items:
     """Any other dataset, read item by item through a copy whose transforms are switched off."""
 
@@ -78,7 +82,7 @@ class _Items:
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.raw[index]
         if not isinstance(item, (tuple, list)) or len(item) < 2:
-            raise TypeError(f"an item must be (image, label), but got {type(item).__name__}")
+            raise NotAPair(f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}.")
         return item[0], item[1]
 
     def read(self, index: int) -> Any:
@@ -87,6 +91,8 @@ class _Items:
     def _label(self, index: int) -> Any:
         try:
             return self._item(index)[1]
+        except NotAPair:
+            raise
         except Exception as error:
             return error
 

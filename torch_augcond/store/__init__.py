@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..checks import one_of
 from ..plan import canonical
 from . import config, scan
 from .disk import explained, is_regular, make_folder, publish, sweep, sync_folder
@@ -218,14 +219,13 @@ class Store:
 
         Args:
             path: In ``root``.
-            why: ``"stale"`` (`restore` looks for it there) or ``"corrupt"``.
+            why: ``"stale"`` (`restore` looks for it there), ``"corrupt"`` or ``"foreign"``.
         """
-        if why not in ("stale", "corrupt"):
-            raise ValueError(f"`why` must be 'stale' or 'corrupt', but got {why!r}.")
+        one_of("why", why, ("stale", "corrupt", "foreign"))
         target = self.aside / why / path.relative_to(self.root)
         with explained(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if why == "corrupt" and os.path.lexists(target):
+            if why != "stale" and os.path.lexists(target):
                 target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
             with suppress(FileNotFoundError):
                 shutil.move(path, target)
@@ -258,13 +258,14 @@ class Store:
         At the end come those that are gone, though they were there when the set was last filled (`take_stock`).
 
         Args:
-            repair: Whether what is damaged, or lies in a class folder and is no image of it, is set aside (to be made
-                again), and what killed processes left behind is removed. Safe while others write.
+            repair: Whether what is damaged is set aside as corrupt (to be made again), what lies in a class folder and
+                is no image of the set as foreign, and what killed processes left behind is removed. Safe while others
+                write.
         """
         damaged = set()
         for path, reason in scan.inspect(self.root):
             if reason and repair:
-                self.set_aside(path, "corrupt")
+                self.set_aside(path, "foreign" if reason in scan.FOREIGN else "corrupt")
                 damaged.add(path)
             yield path, reason
         yield from ((path, "it is gone") for path in self._stock.missing() if path not in damaged)

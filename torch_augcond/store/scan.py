@@ -17,6 +17,10 @@ CONFIG = ".augcond.json"
 EXPORTED = "metadata.jsonl"
 INDEX = ".augcond-index-"  # and the digest of what is in it
 _SEEN = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
+NO_IMAGE = "it is no image of this set"
+NO_CLASS = "an ImageFolder would take it for a class"
+LINK = "it is a link, which an ImageFolder would follow"
+FOREIGN = (NO_IMAGE, NO_CLASS, LINK)  # what somebody else has put there
 IMAGE = re.compile(r"[0-9a-f]{32}\.(png|jpg)")
 
 
@@ -83,9 +87,9 @@ def inspect(root: Path) -> Iterator[tuple[Path, str | None]]:
         if entry.name.startswith(".augcond"):
             continue
         if entry.is_symlink():
-            yield Path(entry.path), "it is a link, which an ImageFolder would follow"
+            yield Path(entry.path), LINK
         elif entry.is_dir() and entry.name.startswith("."):
-            yield Path(entry.path), "an ImageFolder would take it for a class"
+            yield Path(entry.path), NO_CLASS
         elif entry.is_dir():
             for inside in entries(entry.path, hidden=True):
                 yield Path(inside.path), _image_problem(inside, entry.name)
@@ -93,7 +97,7 @@ def inspect(root: Path) -> Iterator[tuple[Path, str | None]]:
 
 def _image_problem(entry: os.DirEntry, folder: str) -> str | None:
     if not IMAGE.fullmatch(entry.name):
-        return "it is no image of this set"
+        return NO_IMAGE
     try:
         name = check(entry.path, entry.name[:32])["class_name"]
     except FileNotFoundError:  # set aside meanwhile

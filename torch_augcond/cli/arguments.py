@@ -1,0 +1,164 @@
+"""The arguments of each command. Nothing here loads torch, so that help is there at once."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .. import shards
+from ..defaults import DEFAULT_GENERATOR, FAILURE_BUDGET, VARIANT_NAMES
+
+__all__ = ["COMPILE", "add_export", "add_generate", "add_preview", "add_status", "add_verify"]
+
+COMPILE = {"yes": True, "no": False, "regional": "regional"}
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    _add_set(parser)
+    _add_machine(parser)
+    parser.add_argument(
+        "--shard",
+        type=_checked(shards.parse),
+        metavar="i/N",
+        help="make only this share of the images, "
+        "counted from 0 (default: as torchrun or Slurm (job step, job array) say)",
+    )
+    parser.add_argument(
+        "--max-failures",
+        type=_checked(_fraction),
+        default=FAILURE_BUDGET,
+        metavar="F",
+        help="failure budget, as a fraction of the images of this run; past it the run stops",
+    )
+
+
+def add_status(parser: argparse.ArgumentParser) -> None:
+    _add_set(parser)
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", metavar="ROOT", help="folder of synthetic images")
+    parser.add_argument("--full", action="store_true", help="decode every image as well")
+    parser.add_argument("--dry-run", action="store_true", help="only report")
+
+
+def add_preview(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder of real images, one sub-folder for each class")
+    parser.add_argument("--out", default="preview.png", metavar="FILE", help="where to write the sheet, as PNG")
+    parser.add_argument("--rows", type=_checked(_positive), default=6, metavar="N", help="real images to start from")
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANT_NAMES, metavar="NAME", help="columns (default: all variants)"
+    )
+    _add_recipe(parser)
+    _add_machine(parser)
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", metavar="ROOT", help="folder of synthetic images")
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder of real images, one sub-folder for each class")
+    parser.add_argument(
+        "--root", metavar="DIR", help="where the synthetic images lie (default: in the Hugging Face cache)"
+    )
+    counts = parser.add_mutually_exclusive_group()
+    counts.add_argument(
+        "--num-per-image", type=int, metavar="N", help="synthetic images for each real image (default: 1)"
+    )
+    counts.add_argument("--num-per-class", type=int, metavar="N", help="synthetic images for each class")
+    counts.add_argument("--fill-to", type=int, metavar="N", help="real and synthetic images together for each class")
+    parser.add_argument("--augmentation", default="embed-cutmix-dropout", metavar="NAME", help=", ".join(VARIANT_NAMES))
+    _add_recipe(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--generator",
+        default=DEFAULT_GENERATOR,
+        metavar="NAME",
+        help="checkpoint: a name, a folder, or OWNER/NAME on the Hugging Face Hub; 'tiny' is bundled",
+    )
+    parser.add_argument("--prompt", default="a photo of a {}", metavar="TEXT", help="template; {} is the class name")
+    parser.add_argument(
+        "--class-names",
+        type=_checked(_json),
+        metavar="FILE",
+        help="JSON list or {folder: name} of names for the prompts",
+    )
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        metavar="W",
+        help="1 for none (default: 10 up to 16 real images a class on average, else 2)",
+    )
+    parser.add_argument("--num-inference-steps", type=int, default=30, metavar="N", help="denoising steps")
+    parser.add_argument("--noise-level", type=int, default=0, metavar="T", help="timestep of the embeddings' noise")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the whole set")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=_checked(_positive), metavar="N", help="images made at once (default: by size)"
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: the GPU of this process, if any)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the weights (default: bfloat16 on a GPU, else float32)",
+    )
+    parser.add_argument(
+        "--compile", choices=list(COMPILE), help="whether to compile the networks (default: if that saves time)"
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="dpmpp or unipc (which need fewer steps), ddim, euler or pndm (default: the checkpoint's own)",
+    )
+    parser.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LO", "HI"),
+        help="fractions of the steps between which there is guidance; a step without costs half (default: 0 1)",
+    )
+    parser.add_argument(
+        "--cache-interval",
+        type=_checked(_positive),
+        metavar="N",
+        help="run the UNet's deep layers in every N-th step only (default: 1)",
+    )
+
+
+def _json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"must be a JSON file, but {path} is none: {error}") from error
+
+
+def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For argparse, which hides the message of a ValueError."""
+
+    def checked(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return checked
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"must be an int of 1 or more, but got {text!r}")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise ValueError(f"must be between 0 and 1, but got {text!r}")
+    return float(text)

@@ -1,0 +1,19 @@
+"""What the command line shows in its help, before anything else is loaded."""
+
+__all__ = ["DEFAULT_GENERATOR", "FAILURE_BUDGET", "VARIANT_NAMES"]
+
+DEFAULT_GENERATOR = "sd21-unclip"
+FAILURE_BUDGET = 0.01  # fraction of the images that may fail
+VARIANT_NAMES = (
+    "text-only",
+    "real",
+    "dropout",
+    "cutmix",
+    "cutmix-dropout",
+    "mixup",
+    "mixup-dropout",
+    "embed-cutmix",
+    "embed-cutmix-dropout",
+    "embed-mixup",
+    "embed-mixup-dropout",
+)
