@@ -214,13 +214,14 @@ def _make(request: Request, batch_size: int | None) -> Job:
     """The set with everything made: by this process, or by all of its process group."""
     rank, count = shard = shards.from_environment()
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
-    with shards.Heartbeat(job.store.root, shard) if count > 1 else nullcontext():
+    beat = shards.Heartbeat(job.store.root, shard)
+    with beat if count > 1 else nullcontext():
         # What has failed stays failed: the ranks must agree on the length of the dataset.
         report = job.make(shard=shard, batch_size=batch_size, retry=False, budget=FAILURE_BUDGET)
         if report.over(FAILURE_BUDGET):
             raise _too_many(job, report.failed, report.untried)
     if count > 1:
-        shards.wait_for(job.store.root, partial(job.owed, count), count)
+        shards.wait_for(job.store.root, partial(job.owed, count), count, since=beat.since)
     return job
 
 
