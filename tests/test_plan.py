@@ -59,7 +59,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:classes with one real image only
 
 
 class TestProperties:
-    @given(CLASSES, COUNTS, st.integers(0, 9), st.integers(0, 9), st.integers(0, 2))
+    @given(CLASSES, COUNTS, st.integers(1, 9), st.integers(0, 9), st.integers(0, 2))
     def test_growing_only_adds(self, classes, kind, few, more, num_sources):
         settings = replace(SETTINGS, num_sources=num_sources)
         small = plan_of(classes, settings, **{kind: few})
@@ -107,10 +107,10 @@ class TestProperties:
 
         assert counted(num_per_class=n) == [n] * len(classes)
         assert counted(num_per_image=n) == [n * len(contents) for contents in classes]
-        assert counted(fill_to=n) == [max(0, n - len(contents)) for contents in classes]
+        assert counted(fill_to=n + 1) == [max(0, n + 1 - len(contents)) for contents in classes]
         assert counted(num_per_class={"class 0": n}) == [n] + [0] * (len(classes) - 1)
 
-    @given(CLASSES, COUNTS, st.integers(0, 12))
+    @given(CLASSES, COUNTS, st.integers(1, 12))
     def test_extended_finds_every_image_of_a_larger_plan(self, classes, kind, n):
         large = plan_of(classes, **{kind: n})
         found = {}
@@ -271,7 +271,7 @@ class TestCounts:
         [
             ({}, ValueError, "exactly one of .* must be given, but got none"),
             ({"fill_to": 1, "num_per_image": 1}, ValueError, "but got `num_per_image` and `fill_to`"),
-            ({"fill_to": -1}, ValueError, "`fill_to` must be an int of 0 or more, but got -1"),
+            ({"fill_to": -1}, ValueError, "`fill_to` must be an int of 1 or more, but got -1"),
             ({"num_per_image": 1.0}, TypeError, "`num_per_image` must be an int, but got 1.0"),
             ({"num_per_class": True}, TypeError, "`num_per_class` must be an int, but got True"),
             ({"num_per_class": {"a": -2}}, ValueError, r"`num_per_class\['a'\]` must be an int of 0 or more"),

@@ -77,10 +77,11 @@ def test_two_tasks_of_a_slurm_array_and_one_is_killed(fake, data, tmp_path, caps
     second.communicate(timeout=120)
     assert second.returncode == -signal.SIGKILL
     share = int(COUNTS.search(out)[1])
-    assert len(ImageFolder(root)) == share + 8
+    made = len(ImageFolder(root)) - share
+    assert 4 <= made <= 8  # it died while it made its fourth batch and stored its third
     again = start(*argv, **tasks[1])
     out, err = again.communicate(timeout=120)
-    assert again.returncode == 0 and COUNTS.search(out).groups() == (str(60 - share - 8), "8", "0"), err
+    assert again.returncode == 0 and COUNTS.search(out).groups() == (str(60 - share - made), str(made), "0"), err
     assert run(capsys, *argv, "--root", tmp_path / "alone")[0] == 0
     assert contents(root) == contents(tmp_path / "alone")
     assert run(capsys, "verify", root, "--full")[0] == 0 and not list(root.glob(".augcond-tmp-*"))

@@ -343,7 +343,7 @@ def test_damaged_image_is_not_restored(full, plan):
 
 
 def test_set_aside_checks_its_arguments(full, tmp_path):
-    with pytest.raises(ValueError, match="`why` must be 'stale' or 'corrupt', but got '..'"):
+    with pytest.raises(ValueError, match="`why` must be one of 'stale', 'corrupt', 'foreign', but got '..'"):
         full.set_aside(full.root / "x", "..")
     with pytest.raises(ValueError, match="is not in the subpath"):
         full.set_aside(tmp_path / "elsewhere", "stale")
