@@ -21,7 +21,7 @@ def test_writes_a_table_two_pictures_and_a_set(tmp_path, capsys):
     assert list(results["accuracy"]) == list(demo.ARMS) and all(len(v) == 1 for v in results["accuracy"].values())
     assert all(f"{values[0]:.1%}" in printed for values in results["accuracy"].values())
     assert len(ImageFolder(tmp_path / "2-shot" / "seed0" / "real")) == 20
-    assert len(ImageFolder(tmp_path / "2-shot" / "seed0" / "embed-mixup-2")) == 20
+    assert len(ImageFolder(tmp_path / "2-shot" / "seed0" / "embed-cutmix-2")) == 20
     for name in ("preview.png", "accuracy.png"):
         assert Image.open(tmp_path / name).size > (100, 100)
 

@@ -41,7 +41,7 @@ def add_arguments(parser):
     parser.add_argument("--out", default="augcond-demo", metavar="DIR", help="images and results")
     parser.add_argument("--shots", type=int_between(1, POOL), default=2, metavar="N", help="real images a class")
     parser.add_argument("--num-per-class", type=count, default=64, metavar="N", help="synthetic images a class")
-    parser.add_argument("--augmentation", default="embed-mixup", choices=list(VARIANTS), metavar="NAME",
+    parser.add_argument("--augmentation", default="embed-cutmix", choices=list(VARIANTS), metavar="NAME",
                         help=f"one of {', '.join(VARIANTS)}")  # fmt: skip
     parser.add_argument("--guidance-scale", type=float, default=2.0, metavar="W", help="1 for none")
     parser.add_argument("--synthetic-fraction", type=Fraction, default=Fraction(1, 2), metavar="F", help="of a batch")
