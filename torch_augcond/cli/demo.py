@@ -165,7 +165,8 @@ def report(table, args, out, seconds):
         print(f"  {arm:<26}{np.mean(values):6.1%} ± {np.std(values, ddof=len(values) > 1):.1%}")
     gains = 100 * (np.array(table[ARMS[2]]) - table[ARMS[1]])
     print(f"  gain of the last over the one before, points: {', '.join(f'{gain:+.1f}' for gain in gains)}")
-    (out / "results.json").write_text(json.dumps({"options": vars(args), "accuracy": table}, indent=2, default=str))
+    options = {name: value for name, value in vars(args).items() if not callable(value)}
+    (out / "results.json").write_text(json.dumps({"options": options, "accuracy": table}, indent=2, default=str))
     figure, axes = pyplot.subplots(figsize=(5, 2.2), layout="constrained")
     axes.barh(list(table), [100 * np.mean(v) for v in table.values()], color=["0.75", "0.5", "tab:green"])
     for row, values in enumerate(table.values()):
