@@ -102,7 +102,7 @@ def _device(device: Any) -> torch.device:
         raise TypeError(f"{rule} ({type(device).__name__}). Leave it out for the default.")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on how torch was built
+    except (RuntimeError, AssertionError) as error:  # depends on how torch was built
         raise ValueError(f"{rule}. Leave it out for the default.") from error
 
 
