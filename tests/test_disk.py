@@ -102,9 +102,11 @@ def test_class_folder_must_be_a_folder(tmp_path):
 
 def test_a_file_system_that_ignores_case_is_found_out(tmp_path, monkeypatch):
     (tmp_path / "cat").mkdir()
-    disk.make_folder(tmp_path / "cat")
-    monkeypatch.setattr(os, "listdir", lambda folder: ["Cat"])
-    with pytest.raises(ValueError, match="`root` must tell class names apart, but its file system takes 'cat'"):
+    (tmp_path / "CAT").mkdir()
+    monkeypatch.setattr(os, "listdir", lambda folder, names=os.listdir: set(names(folder)) - {"cat"})
+    disk.make_folder(tmp_path / "cat")  # two folders, and a listing that is behind
+    (tmp_path / "Cat").symlink_to("cat")
+    with pytest.raises(ValueError, match="`root` must tell class names apart, but .* takes 'cat' for 'Cat'"):
         disk.make_folder(tmp_path / "cat")
 
 

@@ -120,15 +120,21 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
-        if folder.is_symlink() or not folder.is_dir():
-            raise ValueError(f"a class folder must not be a link or a file, but {folder} is. Remove it.") from None
-        if folder.exists() and folder.name not in os.listdir(folder.parent):
-            raise ValueError(
-                f"`root` must tell class names apart, but its file system takes {folder.name!r} for another one. "
-                "Choose a `root` on another file system, or rename the class."
-            ) from None
+        with suppress(FileNotFoundError):  # emptied and removed elsewhere: whoever writes into it makes it again
+            if not stat.S_ISDIR(folder.lstat().st_mode):
+                raise ValueError(f"a class folder must not be a link or a file, but {folder} is. Remove it.") from None
+            for name in os.listdir(folder.parent):  # that it lacks ours proves nothing: it may lag behind other writers
+                if _differ_in_case(name, folder.name) and folder.samefile(folder.parent / name):
+                    raise ValueError(
+                        f"`root` must tell class names apart, but its file system takes {folder.name!r} for {name!r}. "
+                        "Choose a `root` on another file system, or rename the class."
+                    ) from None
     else:
         sync_folder(folder.parent)
+
+
+def _differ_in_case(one: str, other: str) -> bool:
+    return one != other and one.casefold() == other.casefold()
 
 
 def publish(data: bytes, path: Path, root: Path, *, replace: bool = True, sync: bool = True) -> None:
