@@ -214,8 +214,9 @@ def test_help_names_every_command(capsys):
     assert run(capsys, "--version")[1].startswith("torch-augcond 0.")
 
 
-def test_module_runs_without_loading_torch():
-    code = "import sys\nfrom torch_augcond import cli\ntry: cli.main(['--help'])\n"
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMANDS)], ids=" ".join)
+def test_help_is_there_without_loading_torch(command):
+    code = f"import sys\nfrom torch_augcond import cli\ntry: cli.main({[*command, '--help']})\n"
     code += "except SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"

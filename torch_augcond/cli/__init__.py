@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
@@ -90,7 +90,7 @@ def _plain_warnings(name: str) -> Iterator[None]:
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
-    """Only the command that is asked for gets its arguments: some of them need slow imports."""
+    """Only the command that is asked for gets its arguments."""
     parser = _Parser(
         "torch-augcond",
         description="Labelled synthetic training images from a frozen image-conditioned diffusion model.",
@@ -98,42 +98,32 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"torch-augcond {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, (summary, fill) in _COMMANDS.items():
+    for name, summary in _COMMANDS.items():
         texts = {"help": summary, "description": f"{summary[0].upper()}{summary[1:]}.", "epilog": _EXITS}
         sub = commands.add_parser(name, **texts, formatter_class=_Formatter)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         if name == command:
-            fill(sub)
+            _fill(sub, name)
     return parser
 
 
-def _fill(name: str) -> Callable[[argparse.ArgumentParser], None]:
-    def fill(parser: argparse.ArgumentParser) -> None:
-        from . import arguments
-
-        getattr(arguments, f"add_{name}")(parser)
-        parser.set_defaults(run=run)
+def _fill(parser: argparse.ArgumentParser, name: str) -> None:
+    from . import arguments
 
     def run(args: argparse.Namespace) -> int:
         from . import commands
 
         return getattr(commands, name)(args)
 
-    return fill
-
-
-def _fill_demo(parser: argparse.ArgumentParser) -> None:
-    from . import demo
-
-    demo.add_arguments(parser)
-    parser.set_defaults(run=demo.run)
+    getattr(arguments, f"add_{name}")(parser)
+    parser.set_defaults(run=run)
 
 
 _COMMANDS = {
-    "generate": ("make the images that are missing from a set", _fill("generate")),
-    "status": ("say how many images of a set are made, missing and failed", _fill("status")),
-    "verify": ("read every file of a set and set aside what is damaged", _fill("verify")),
-    "preview": ("draw a sheet of real images and what each variant makes of them", _fill("preview")),
-    "export": ("write the Hugging Face metadata.jsonl of a set", _fill("export")),
-    "demo": ("train a classifier on real digits, without and with synthetic ones", _fill_demo),
+    "generate": "make the images that are missing from a set",
+    "status": "say how many images of a set are made, missing and failed",
+    "verify": "read every file of a set and set aside what is damaged",
+    "preview": "draw a sheet of real images and what each variant makes of them",
+    "export": "write the Hugging Face metadata.jsonl of a set",
+    "demo": "train a classifier on real digits, without and with synthetic ones",
 }

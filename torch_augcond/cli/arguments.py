@@ -3,13 +3,14 @@
 import argparse
 import json
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from .. import shards
-from ..defaults import DEFAULT_GENERATOR, FAILURE_BUDGET, VARIANT_NAMES
+from ..defaults import DEFAULT_GENERATOR, FAILURE_BUDGET, MAX_SHOTS, VARIANT_NAMES
 
-__all__ = ["COMPILE", "add_export", "add_generate", "add_preview", "add_status", "add_verify"]
+__all__ = ["COMPILE", "add_demo", "add_export", "add_generate", "add_preview", "add_status", "add_verify"]
 
 COMPILE = {"yes": True, "no": False, "regional": "regional"}
 
@@ -56,6 +57,35 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", metavar="ROOT", help="folder of synthetic images")
+
+
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", default="augcond-demo", metavar="DIR", help="images and results")
+    parser.add_argument(
+        "--shots", type=_checked(_shots), default=2, metavar="N", help=f"real images a class, at most {MAX_SHOTS}"
+    )
+    parser.add_argument(
+        "--num-per-class", type=_checked(_positive), default=64, metavar="N", help="synthetic images a class"
+    )
+    parser.add_argument(
+        "--augmentation",
+        default="embed-cutmix",
+        choices=VARIANT_NAMES,
+        metavar="NAME",
+        help=f"one of {', '.join(VARIANT_NAMES)}",
+    )
+    parser.add_argument("--guidance-scale", type=float, default=2.0, metavar="W", help="1 for none")
+    parser.add_argument(
+        "--num-inference-steps", type=_checked(_positive), default=10, metavar="N", help="denoising steps, of UniPC"
+    )
+    parser.add_argument("--synthetic-fraction", type=Fraction, default=Fraction(1, 2), metavar="F", help="of a batch")
+    parser.add_argument(
+        "--seeds", type=_checked(_positive), default=3, metavar="N", help="runs, each with other real images"
+    )
+    parser.add_argument(
+        "--updates", type=_checked(_positive), default=400, metavar="N", help="optimizer steps of each classifier"
+    )
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to measure on")
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +185,12 @@ def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"must be an int of 1 or more, but got {text!r}")
+    return int(text)
+
+
+def _shots(text: str) -> int:
+    if _positive(text) > MAX_SHOTS:
+        raise ValueError(f"must be an int from 1 to {MAX_SHOTS}, but got {text!r}")
     return int(text)
 
 

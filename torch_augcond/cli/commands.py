@@ -102,6 +102,13 @@ def export(args: argparse.Namespace) -> int:
     return DONE
 
 
+def demo(args: argparse.Namespace) -> int:
+    from .demo import run
+
+    run(args)
+    return DONE
+
+
 def _request(args: argparse.Namespace, **other: Any) -> Request:
     """The set that the arguments describe."""
     if not Path(args.data).is_dir():

@@ -1,9 +1,7 @@
 """`torch-augcond demo`: real handwritten digits, the bundled generator, a classifier with and without its images."""
 
-import argparse
 import json
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from ..dataset import AugConditionedSynthetic
+from ..defaults import MAX_SHOTS
 from ..generators import load_generator
 from ..request import Request
 from ..sampler import MixedRealSyntheticSampler
@@ -23,7 +22,6 @@ from .preview import contact_sheet
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 VALIDATION = 100  # images of each class that choices are made on; the test images are never looked at for that
-POOL = 50  # images of each class that the training images are drawn from
 BATCH = 64
 ARMS = ("real", "real, affine", "real + synthetic, affine")
 
@@ -35,35 +33,11 @@ RANDOM = v2.RandomAffine(
 PLAIN, AFFINE = v2.Compose([*SMALL, *TENSOR]), v2.Compose([*SMALL, RANDOM, *TENSOR])
 
 
-def add_arguments(parser):
-    """The options of `torch-augcond demo`."""
-    count = int_between(1, 100_000)
-    parser.add_argument("--out", default="augcond-demo", metavar="DIR", help="images and results")
-    parser.add_argument("--shots", type=int_between(1, POOL), default=2, metavar="N", help="real images a class")
-    parser.add_argument("--num-per-class", type=count, default=64, metavar="N", help="synthetic images a class")
-    parser.add_argument("--augmentation", default="embed-cutmix", choices=list(VARIANTS), metavar="NAME",
-                        help=f"one of {', '.join(VARIANTS)}")  # fmt: skip
-    parser.add_argument("--guidance-scale", type=float, default=2.0, metavar="W", help="1 for none")
-    parser.add_argument("--synthetic-fraction", type=Fraction, default=Fraction(1, 2), metavar="F", help="of a batch")
-    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="runs, each with other real images")
-    parser.add_argument("--updates", type=count, default=400, metavar="N", help="optimizer steps of each classifier")
-    parser.add_argument("--split", choices=("test", "validation"), default="test", help="images to measure on")
-
-
-def int_between(low, high):
-    def parse(text):
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"must be an int from {low} to {high}, but got {text!r}")
-        return int(text)
-
-    return parse
-
-
 def run(args):
     """Make, train, compare; writes preview.png, results.json and accuracy.png below `args.out`."""
     start = time.monotonic()
     images, labels = digits()
-    out, generator = Path(args.out), load_generator("tiny")
+    out, generator = Path(args.out), load_generator("tiny", scheduler="unipc")  # for few steps
     table = {arm: [] for arm in ARMS}
     for seed in range(args.seeds):
         folder = out / f"{args.shots}-shot" / f"seed{seed}"
@@ -80,7 +54,8 @@ def arms(train, folder, generator, args, seed):
     real = ImageFolder(train, transform=AFFINE)
     synthetic = AugConditionedSynthetic(
         real, args.augmentation, generator=generator, num_per_class=args.num_per_class, seed=seed,
-        guidance_scale=args.guidance_scale, root=folder / f"{args.augmentation}-{args.guidance_scale:g}",
+        guidance_scale=args.guidance_scale, num_inference_steps=args.num_inference_steps,
+        root=folder / f"{args.augmentation}-{args.guidance_scale:g}-{args.num_inference_steps}",
     )  # fmt: skip
     mixed = real + synthetic
     half = MixedRealSyntheticSampler(
@@ -107,7 +82,7 @@ def write_split(images, labels, folder, shots, seed, split):
     for label, name in enumerate(NAMES):
         members = rng.permutation(np.flatnonzero(labels == label))
         # The training images come from a part of their own: whatever `shots` is, the other two stay the same.
-        validation, test, pool = members[:VALIDATION], members[VALIDATION:-POOL], members[-POOL:]
+        validation, test, pool = members[:VALIDATION], members[VALIDATION:-MAX_SHOTS], members[-MAX_SHOTS:]
         held_out.append(validation if split == "validation" else test)
         (folder / name).mkdir(parents=True, exist_ok=True)
         for i in pool[:shots]:
@@ -147,7 +122,10 @@ def accuracy(model, images, labels):
 
 def sheet(folder, generator, args):
     """A real digit a row, and what each variant makes of it."""
-    options = {"dataset": ImageFolder(folder), "generator": generator, "guidance_scale": args.guidance_scale}
+    options = {
+        "dataset": ImageFolder(folder), "generator": generator, "guidance_scale": args.guidance_scale,
+        "num_inference_steps": args.num_inference_steps,
+    }  # fmt: skip
     return contact_sheet({name: Request(augmentation=name, **options) for name in VARIANTS}, len(NAMES))
 
 
