@@ -1,4 +1,4 @@
-"""Which shots, variant and guidance should `torch-augcond demo` start with? `python benchmarks/sweep_demo.py`.
+"""Which shots, variant, guidance, steps and share should the demo start with? `python benchmarks/sweep_demo.py`.
 
 Trains the demo's classifiers on real digits and measures them on its *validation* digits, over seeds that the demo
 itself doesn't use. Every row is written as it comes; run it again to go on. `--summary` prints the means.
@@ -8,6 +8,7 @@ import argparse
 import csv
 import itertools
 from collections import defaultdict
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +17,26 @@ import torch
 from torch_augcond import load_generator
 from torch_augcond.cli import demo
 
-COLUMNS = ("shots", "variant", "guidance", "seed", "accuracy", "updates", "num_per_class", "torch", "threads")
+SETTING = ("shots", "variant", "guidance", "steps", "fraction", "seed")
+COLUMNS = (*SETTING, "accuracy", "scheduler", "updates", "num_per_class", "torch", "threads")
 FIRST_SEED = 100
 
 
-def measure(shots, variant, guidance, seed, args, data, generator):
+def measure(setting, args, data, generator):
     """Validation accuracy of one arm: a variant of the method or, without synthetic images, one of the demo's arms."""
-    options = demo_options(args, variant, guidance)
+    shots, variant, guidance, steps, fraction, seed = setting
     folder = Path(args.work) / f"{shots}-shot" / f"seed{seed}"
     train, held_out = demo.write_split(*data, folder / "real", shots, seed, "validation")
     if variant in demo.ARMS:
         dataset = demo.ImageFolder(train, transform=demo.AFFINE if variant == demo.ARMS[1] else demo.PLAIN)
         chosen = dataset, None
     else:
+        options = argparse.Namespace(
+            augmentation=variant, guidance_scale=guidance, num_inference_steps=steps, num_per_class=args.num_per_class,
+            synthetic_fraction=Fraction(fraction), updates=args.updates,
+        )  # fmt: skip
         chosen = demo.arms(train, folder, generator, options, seed)[demo.ARMS[2]]
     return demo.accuracy(demo.train_classifier(*chosen, args.updates, seed), *held_out)
-
-
-def demo_options(args, variant, guidance):
-    return argparse.Namespace(
-        augmentation=variant, guidance_scale=guidance, num_per_class=args.num_per_class, updates=args.updates,
-        synthetic_fraction=demo.Fraction(1, 2),
-    )  # fmt: skip
 
 
 def rows(path):
@@ -48,13 +47,13 @@ def summary(path):
     """Print mean accuracy and, paired by seed, the mean gain over affine augmentation with its standard error."""
     table = defaultdict(dict)
     for row in rows(path):
-        table[int(row["shots"]), row["variant"], row["guidance"]][row["seed"]] = float(row["accuracy"])
-    for (shots, variant, guidance), values in sorted(table.items()):
-        base = table[shots, demo.ARMS[1], ""]
+        table[int(row["shots"]), *(row[name] for name in SETTING[1:-1])][row["seed"]] = float(row["accuracy"])
+    for (shots, *arm), values in sorted(table.items()):
+        base = table[shots, demo.ARMS[1], "", "", ""]
         gains = 100 * np.array([values[s] - base[s] for s in values if s in base])
         error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
         mean = 100 * np.mean(list(values.values()))
-        print(f"{shots} {variant:<22}{guidance:<5}{mean:6.1f}  {gains.mean():+5.1f} ± {error:.1f}  n={len(values)}")
+        print(f"{shots} {' '.join(arm):<36}{mean:6.1f}  {gains.mean():+5.1f} ± {error:.1f}  n={len(values)}")
 
 
 def main():
@@ -63,6 +62,10 @@ def main():
     parser.add_argument("--variants", nargs="+", help="default: %(default)s",
                         default=["real", "embed-cutmix", "embed-mixup", "dropout", "embed-cutmix-dropout"])  # fmt: skip
     parser.add_argument("--guidance", type=float, nargs="+", default=[2.0], help="default: %(default)s")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10], help="default: %(default)s")
+    parser.add_argument("--fractions", nargs="+", default=["1/2"], metavar="F", help="synthetic share of a batch, "
+                        "default: %(default)s")  # fmt: skip
+    parser.add_argument("--scheduler", default="unipc", help="default: %(default)s")
     parser.add_argument("--seeds", type=int, default=4, help="draws of real images (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--num-per-class", type=int, default=64, help="default: %(default)s")
@@ -74,20 +77,21 @@ def main():
     path = Path(args.csv)
     if args.summary:
         return summary(path)
-    done = {tuple(row[c] for c in COLUMNS[:4]) for row in rows(path)}
-    data, generator = demo.digits(), load_generator(args.generator)
-    arms = [*((arm, "") for arm in demo.ARMS[:2]), *itertools.product(args.variants, args.guidance)]
-    for index, shots, (variant, guidance) in itertools.product(range(args.seeds), args.shots, arms):
-        setting = shots, variant, guidance, FIRST_SEED + index
+    done = {tuple(row[name] for name in SETTING) for row in rows(path)}
+    data, generator = demo.digits(), load_generator(args.generator, scheduler=args.scheduler)
+    mixes = itertools.product(args.variants, args.guidance, args.steps, args.fractions)
+    arms = [*((arm, "", "", "") for arm in demo.ARMS[:2]), *mixes]
+    for index, shots, arm in itertools.product(range(args.seeds), args.shots, arms):
+        setting = shots, *arm, FIRST_SEED + index
         if tuple(map(str, setting)) in done:
             continue
-        value = measure(*setting, args, data, generator)
+        value = measure(setting, args, data, generator)
         new = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if new:
                 writer.writerow(COLUMNS)
-            rest = (args.updates, args.num_per_class, torch.__version__, torch.get_num_threads())
+            rest = (args.scheduler, args.updates, args.num_per_class, torch.__version__, torch.get_num_threads())
             writer.writerow([*setting, f"{value:.4f}", *rest])
         print(*setting, f"{value:.1%}", flush=True)
     return summary(path)
