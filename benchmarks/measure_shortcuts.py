@@ -2,7 +2,7 @@
 
 For the bundled model. Each way of sampling makes the same images (sources, partners, prompts, noise) as the full run.
 Agreement is the share that a classifier of real digits assigns to the class of their source; accuracy is the demo's:
-a classifier trained on few real digits of each class and synthetic ones, on validation digits, one value a seed.
+a classifier trained on few real digits of each class and synthetic ones, on validation digits.
 """
 
 import argparse
@@ -57,59 +57,76 @@ def sample(way, args, world):
 def compare(ways, args):
     """Rows of time, change of the images and agreement."""
     (sources, labels), others = real_digits()
-    judge = train_classifier(TensorDataset(*others), None, 600, 0)
+    judge = train_classifier(TensorDataset(*others), None, args.judge_updates, 0)
     world = F.interpolate(sources, (32, 32), mode="bilinear", antialias=True), labels
     full = None
-    for way in [FULL, *(way for way in ways if way != FULL)]:
+    for way in ways:
         images, truth, seconds = sample(way, args, world)
         full = images if full is None else full
         change = (images.float() - full.float()).abs()
         values = {
             "time an image": (1e3 * statistics.median(seconds), "ms of a core" if args.cpu_time else "ms", args.rounds),
-            "mean change": (change.mean().item(), "of 255", len(images)),
+            "change of a pixel": (change.mean().item(), "of 255", len(images)),
             "agreement": (100 * accuracy(judge, gray(images), truth), "%", len(images)),
         }
         yield from ({"case": way, "measure": name, "value": v, "unit": u, "n": n} for name, (v, u, n) in values.items())
 
 
 def train(ways, args):
-    """Rows of the accuracy that each way's images lead to."""
-    data = digits()
+    """Rows of the accuracy that each way's images lead to, and of its difference from the full run's, seed by seed."""
+    data, full = digits(), None
     for way in ways:
         steps, generator = load(way, args.generator)
-        for seed in range(args.seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                real, held_out = write_split(*data, Path(folder) / "real", args.shots, seed, "validation")
-                dataset = ImageFolder(real, transform=AFFINE)
-                synthetic = AugConditionedSynthetic(
-                    dataset, args.augmentation, generator=generator, num_per_class=args.num_per_class, seed=seed,
-                    guidance_scale=args.guidance, num_inference_steps=steps, root=Path(folder) / "synthetic",
-                )  # fmt: skip
-                mixed = dataset + synthetic
-                half = MixedRealSyntheticSampler(mixed, seed=seed, epoch_length=args.updates * BATCH)
-                model = train_classifier(mixed, half, args.updates, seed)
-            value = 100 * accuracy(model, *held_out)
-            yield {"case": way, "measure": f"accuracy, seed {seed}", "value": value, "unit": "%", "n": 1}
+        values = [trained(seed, generator, steps, data, args) for seed in range(args.seeds)]
+        full = values if full is None else full
+        change = [value - before for value, before in zip(values, full, strict=True)]
+        rows = {
+            "accuracy": (statistics.mean(values), "%"),
+            "accuracy, change": (statistics.mean(change), "points"),
+            "accuracy, standard error of the change": (statistics.stdev(change) / args.seeds**0.5, "points"),
+        }
+        yield from ({"case": way, "measure": m, "value": v, "unit": u, "n": args.seeds} for m, (v, u) in rows.items())
+
+
+def trained(seed, generator, steps, data, args):
+    """Accuracy in % of a classifier that learns from a few real digits and a generator's."""
+    with tempfile.TemporaryDirectory() as folder:
+        real, held_out = write_split(*data, Path(folder) / "real", args.shots, seed, "validation")
+        dataset = ImageFolder(real, transform=AFFINE)
+        synthetic = AugConditionedSynthetic(
+            dataset, args.augmentation, generator=generator, num_per_class=args.num_per_class, seed=seed,
+            guidance_scale=args.guidance, num_inference_steps=steps, root=Path(folder) / "synthetic",
+        )  # fmt: skip
+        mixed = dataset + synthetic
+        half = MixedRealSyntheticSampler(mixed, seed=seed, epoch_length=args.updates * BATCH)
+        return 100 * accuracy(train_classifier(mixed, half, args.updates, seed), *held_out)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--generator", default="tiny", help="name or folder (default: %(default)s)")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY", help="default: all")
-    parser.add_argument("--augmentation", default="embed-mixup", help="default: %(default)s")
+    parser.add_argument("--augmentation", default="embed-cutmix", help="default: %(default)s")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=300, help="images compared; 0 for none (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=300, help="images compared (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timings, of which the median (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each way; 0 for none (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each way, 2 or more (default: %(default)s)")
     parser.add_argument("--shots", type=int, default=2, help="real images a class (default: %(default)s)")
     parser.add_argument("--num-per-class", type=int, default=64, help="synthetic images (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=400, help="of each training (default: %(default)s)")
+    parser.add_argument("--judge-updates", type=int, default=600, help="of the classifier of real digits")
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="not used: the bundled model is small")
+    parser.add_argument("--quick", action="store_true", help="small numbers, to see that it runs")
     parser.add_argument("--csv", default="benchmarks/results/shortcuts-cpu.csv", help="default: %(default)s")
     args = parser.parse_args()
-    found = chain(compare(args.ways, args) if args.count else (), train(args.ways, args))
+    if args.quick:
+        args.ways, args.count, args.rounds = ["unipc, 10 steps"], 4, 1
+        args.seeds, args.num_per_class, args.updates, args.judge_updates = 2, 1, 2, 2
+    ways = [FULL, *(way for way in args.ways if way != FULL)]
     common = {"augmentation": args.augmentation, "guidance": args.guidance}
-    write_rows(args.csv, "shortcuts", (common | row for row in found), load_generator(args.generator).checkpoint)
+    rows = (common | row for row in chain(compare(ways, args), train(ways, args)))
+    write_rows(args.csv, "shortcuts", rows, load_generator(args.generator).checkpoint)
 
 
 if __name__ == "__main__":

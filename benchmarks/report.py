@@ -25,8 +25,8 @@ def _block(name, results):
         return f"**Not measured yet**: there are no rows of `{name}`. They come from `{command}`.\n"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    table = _kernel if name.startswith("kernel") else _plain
-    return f"{table(rows)}\n{_world(rows[0])}\n"
+    tables = {"kernel": _kernel, "data": _plain}
+    return f"{tables.get(name.partition('-')[0], _wide)(rows)}\n{_world(rows[0])}\n"
 
 
 def _world(row):
@@ -39,15 +39,33 @@ def _table(head, lines):
 
 
 def _plain(rows):
-    own = [
-        name for name in rows[0] if name not in (*PLAIN, *WORLD, "benchmark") and len({row[name] for row in rows}) > 1
-    ]
+    own = _own(rows)
     lines = [[*(row[name] for name in PLAIN[:2]), *(row[name] for name in own), _value(row)] for row in rows]
     return _table([*PLAIN[:2], *own, "value"], lines)
 
 
+def _wide(rows):
+    """A line for each case, a column for each measure."""
+    own, lines = _own(rows), {}
+    for row in rows:
+        lines.setdefault((row["case"], *(row[name] for name in own)), {})[row["measure"], row["unit"]] = row["value"]
+    measures = list(dict.fromkeys((row["measure"], row["unit"]) for row in rows))
+    head = ["case", *own, *(f"{measure} ({unit})" if unit else measure for measure, unit in measures)]
+    return _table(head, [[*case, *(_short(found.get(key)) for key in measures)] for case, found in lines.items()])
+
+
+def _own(rows):
+    """What else sets cases apart."""
+    names = [name for name in rows[0] if name not in (*PLAIN, *WORLD, "benchmark")]
+    return [name for name in names if len({row[name] for row in rows}) > 1]
+
+
+def _short(value):
+    return "–" if value is None else f"{float(value):.4g}"
+
+
 def _value(row):
-    return f"{float(row['value']):.4g} {row['unit']}".strip()
+    return f"{_short(row['value'])} {row['unit']}".strip()
 
 
 def _kernel(rows):

@@ -4,6 +4,7 @@ import csv
 import datetime
 import importlib.metadata
 import platform
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -28,16 +29,17 @@ def cpu_name():
 
 
 def write_rows(path, benchmark, rows, checkpoint, device="cpu"):
-    """Write `rows` as CSV, each as soon as it comes, and print them.
+    """Write `rows` as CSV, each as soon as it comes, and print them; without any, `path` stays as it is.
 
     All have the same columns: a case, a measure, a value, its unit and n, the number of values it is the median of, or
     of the images it is the mean of; and what else sets the case apart.
     """
     world, writer = {"checkpoint": checkpoint} | machine(device), None
-    with Path(path).open("w", newline="", buffering=1) as file:
+    with ExitStack() as stack:
         for row in rows:
             row = {"benchmark": benchmark, **row, "value": f"{row['value']:.6g}"}
             if writer is None:
+                file = stack.enter_context(Path(path).open("w", newline="", buffering=1))
                 writer = csv.DictWriter(file, [*row, *world], lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row | world)

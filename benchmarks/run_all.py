@@ -15,22 +15,25 @@ from report import refresh
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
-QUICK = ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]
+SCRIPTS = {
+    "kernel": "bench_kernel.py",
+    "generate": "bench_generate.py",
+    "data": "bench_data.py",
+    "shortcuts": "measure_shortcuts.py",
+}
+QUICK = {"generate": ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]}
 FULL_SIZE = ["--model", "sd21", "--rounds", "1"]
 SMALL_BATCHES = [*FULL_SIZE, "--batches", "16", "1", "--images", "16", "--loop-images", "4"]
 
 
 def commands(device, quick):
-    """{name: arguments}; reading, planning and sampling have nothing to do with a GPU."""
-    kernel, generate = "bench_kernel.py", "bench_generate.py"
+    """{name: arguments}; the last two have nothing to do with a GPU."""
     if quick:
-        found = {"kernel": [kernel, "--quick"], "generate": [generate, *QUICK], "data": ["bench_data.py", "--quick"]}
-    elif device == "cpu":
-        found = {"kernel": [kernel], "data": ["bench_data.py"], "generate": [generate]}
-    else:
-        whole = [generate, *FULL_SIZE, "--profile"]
-        found = {"kernel": [kernel], "generate": whole, "batches": [generate, *SMALL_BATCHES]}
-    return found
+        return {name: [script, *QUICK.get(name, ["--quick"])] for name, script in SCRIPTS.items()}
+    if device == "cpu":
+        return {name: [script] for name, script in SCRIPTS.items()}
+    kernel, generate = SCRIPTS["kernel"], SCRIPTS["generate"]
+    return {"kernel": [kernel], "generate": [generate, *FULL_SIZE, "--profile"], "batches": [generate, *SMALL_BATCHES]}
 
 
 def run(name, arguments, device, path, deadline):
@@ -47,7 +50,7 @@ def run(name, arguments, device, path, deadline):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=["kernel", "generate", "batches", "data"], help="default: all")
+    parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "batches"], help="default: all")
     parser.add_argument("--quick", action="store_true", help="small, to see that all run; nothing is kept")
     parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
     parser.add_argument("--minutes", type=float, default=25, help="at most, for all (default: %(default)s)")

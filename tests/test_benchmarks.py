@@ -44,6 +44,26 @@ def test_rows_become_a_table_and_missing_ones_are_said_to_be_missing(tmp_path):
     assert "old" not in made and "Not measured" not in made
 
 
+def test_cases_with_the_same_measures_share_a_line(tmp_path):
+    world = dict.fromkeys(report.WORLD, "x")
+    rows = [
+        {"case": case, "measure": measure, "value": value, "unit": unit, "n": 1, "side": side} | world
+        for case, measure, value, unit, side in (
+            ("loop", "time", 1.5, "s", 512),
+            ("loop", "rate", 2, "", 512),
+            ("loop", "time", 9, "s", 768),
+        )
+    ]
+    path = tmp_path / "generate-cpu.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    made = report.refresh("<!-- rows: generate-cpu -->\n<!-- end -->\n", tmp_path)
+    assert "| case | side | time (s) | rate |\n" in made
+    assert "| loop | 512 | 1.5 | 2 |\n| loop | 768 | 9 | – |\n" in made
+
+
 @pytest.mark.slow
 def test_the_kernel_is_one_graph_and_rows_stay_in_any_batch(tmp_path):
     rows = {
