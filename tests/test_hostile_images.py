@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import COUNTS, run
-from PIL import Image, features
+from PIL import EpsImagePlugin, Image, features
+from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from torch_augcond.sources import Sources
+from torch_augcond.sources import Sources, UnreadableImage
 from torch_augcond.store import Store
 from torch_augcond.store.imagefile import read_provenance
 
@@ -49,6 +50,14 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+def icon(png):
+    """An ICO that says it's 16 pixels wide, around a PNG that isn't."""
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(png), 22) + png
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"  # a program
+
+
 def good_files():
     """{name: content} of images that must be usable, no two alike."""
     files = {f"{mode}.png": encoded(RGB.convert(mode)) for mode in ("1", "L", "LA", "P", "RGBA")}
@@ -73,7 +82,8 @@ def bad_files():
     files |= {f"cut{k}.png": png[: len(png) * k // 6] for k in range(1, 6)}
     files |= {"empty.jpg": b"", "page.jpg": b"<!DOCTYPE html><html><title>404</title></html>"}
     files |= {"zeros.png": bytes(5000), "bomb.png": bomb(20_000, 10_000), "warned.png": bomb(12_000, 9_000)}
-    files["eps.png"] = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n"  # wants a program
+    files["eps.png"] = EPS
+    files["icon.png"] = icon(bomb(13_000, 13_000))
     return files
 
 
@@ -129,6 +139,44 @@ def test_only_the_budget_decides_about_the_exit(fake, tmp_path, capsys, augmenta
     code, out, _ = run(capsys, *argv, "--root", tmp_path / "three")
     assert code == 3 and "More than 0.01 of the images failed" in out
     assert run(capsys, "verify", tmp_path / "three")[0] == 0
+
+
+class Pairs(ImageFolder):
+    def __getitem__(self, index):
+        return super().__getitem__(index)
+
+
+class Wrapper(Dataset):
+    def __init__(self, folder):
+        self.folder, self.targets = folder, folder.targets
+
+    def __len__(self):
+        return len(self.folder)
+
+    def __getitem__(self, index):
+        return self.folder[index]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its Ghostscript has another name")
+@pytest.mark.parametrize("dataset", [ImageFolder, Pairs, lambda root: Wrapper(ImageFolder(root))])
+def test_no_program_is_run_on_a_file(tmp_path, monkeypatch, dataset):
+    """Pillow hands EPS to Ghostscript, whatever the file is called."""
+    mark, gs = tmp_path / "mark", tmp_path / "bin" / "gs"
+    gs.parent.mkdir()
+    gs.write_text(f"#!/bin/sh\ntouch {mark}\nexit 1\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gs.parent), prepend=os.pathsep)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # what an earlier look for it found
+    path = tmp_path / "real" / "thing" / "a.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(EPS)
+    sources = Sources.from_dataset(dataset(tmp_path / "real"))
+    with pytest.raises(UnreadableImage, match="it is no image in one of the formats JPEG, PNG, "):
+        sources.image(0)
+    assert sources.identity and not mark.exists()
+    with Image.open(path) as image, pytest.raises(Exception):  # noqa: B017, PT011
+        image.load()
+    assert mark.exists()  # so the mark tells
 
 
 _MEASURE = """

@@ -1,15 +1,17 @@
 """One raw image: opened with care, brought to RGB, hashed."""
 
 import hashlib
+import io
 import os
+import stat
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 __all__ = [
     "DigestCache",
@@ -24,6 +26,11 @@ __all__ = [
     "readable",
     "to_rgb",
 ]
+
+# What ImageFolder's extensions stand for, and GIF and AVIF. Of Pillow's others, EPS runs a program on what it is given,
+# and ICO decodes what it holds before its size can be looked at.
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "TIFF", "GIF", "AVIF")
+_MAX_BYTES = 1 << 30  # more than the largest image that `check_size` lets pass has, uncompressed
 
 DigestCache = MutableMapping[tuple[str, int, int], str]  # by path, size and the sum of mtime and ctime in ns
 
@@ -97,18 +104,43 @@ def check_regular(path: str) -> None:
         raise ValueError("it is not a regular file")
 
 
-def open_image(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        check_size(image)
-        image.load()
-        return image
+def _open_regular(path: str) -> BinaryIO:
+    """A file, open for reading; a pipe that came in its place is refused and not waited for."""
+    wait_not = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait_not))  # noqa: SIM115
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise ValueError("it is not a regular file")
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(f"it is no image in one of the formats {', '.join(FORMATS)}") from None
+    check_size(image)
+    return image
+
+
+def open_image(path: str) -> tuple[Image.Image, bytes]:
+    """The image in a file, and the bytes that it was decoded from: the file may be another one a moment later."""
+    with _open_regular(path) as file:
+        _opened(file)  # so that what is no image is not read as a whole
+        if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes, more than the {_MAX_BYTES:,} such a file may have")
+        file.seek(0)
+        data = file.read()
+    image = _opened(io.BytesIO(data))
+    image.load()
+    return image, data
 
 
 def check_header(path: str) -> None:
     """For a user's own loader: `path` may be no image file at all, and then the loader alone knows."""
     try:
-        with Image.open(path) as image:
-            check_size(image)
+        with _open_regular(path) as file:
+            _opened(file)
     except Image.DecompressionBombError:
         raise
     except Exception:  # whatever else is wrong, the loader says it better
@@ -144,7 +176,7 @@ def file_digest(path: str, cache: DigestCache | None) -> str:
     entry = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns + stat.st_ctime_ns)
     if cache is not None and entry in cache:
         return cache[entry]
-    with open(path, "rb") as file:
+    with _open_regular(path) as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     if cache is not None and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
         cache[entry] = digest

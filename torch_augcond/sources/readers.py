@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader, pil_loader
@@ -18,6 +19,7 @@ from .images import as_pil, check_header, check_regular, hash_bytes, open_image,
 
 __all__ = ["Progress", "class_names", "flatten", "int_labels", "layers", "unique"]
 
+_DEFAULT_LOADERS = (default_loader, pil_loader)
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -27,9 +29,16 @@ def _untouched(*args: Any, **fields: Any) -> Any:
     return fields or (args[0] if len(args) == 1 else args)
 
 
+def _careful_loader(path: str) -> Image.Image:
+    """What torchvision's loaders return, of the files that `open_image` takes."""
+    return open_image(path)[0].convert("RGB")
+
+
 def _without_transforms(dataset: Any) -> Any:
     """A shallow copy of `dataset` (and of the datasets it holds) that returns what it reads."""
     raw = copy.copy(dataset)
+    if any(getattr(raw, "loader", None) is loader for loader in _DEFAULT_LOADERS):
+        raw.loader = _careful_loader
     for name in ("transform", "target_transform", "transforms"):
         if getattr(raw, name, None) is not None:
             setattr(raw, name, _untouched)
@@ -52,9 +61,9 @@ class _Folder:
 
     def read(self, index: int) -> Any:
         path = self.dataset.samples[index][0]
+        if self.dataset.loader in _DEFAULT_LOADERS:
+            return open_image(path)[0]  # as torchvision's, but without its clipping of 16-bit images
         check_regular(path)
-        if self.dataset.loader in (default_loader, pil_loader):
-            return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_header(path)
         return self.dataset.loader(path)
 
