@@ -22,6 +22,7 @@ class FakeHub:
     def __init__(self) -> None:
         self.repos: dict[str, Path] = {}
         self.status: dict[str, int] = {}
+        self.codes = {404: "RepoNotFound", 403: "GatedRepo"}  # a proxy sends none
         self.online = True
         self.asked: list[str] = []
         self.sent: list[str] = []
@@ -34,7 +35,7 @@ class FakeHub:
         repo = re.match(r"(?:/api/models)?/([^/]+/[^/]+)", path)[1]
         if repo not in self.repos:
             status = self.status.get(repo, 404)
-            code = {404: "RepoNotFound", 403: "GatedRepo"}.get(status)
+            code = self.codes.get(status)
             return http.Response(status, headers={"X-Error-Code": code} if code else {}, request=request)
         files = sorted(p.relative_to(self.repos[repo]).as_posix() for p in self.repos[repo].rglob("*") if p.is_file())
         if path.startswith("/api/models/"):

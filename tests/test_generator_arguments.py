@@ -47,6 +47,16 @@ def refuses(error, match, call, *args, **options):
         ({"name_or_path": "sd21_unclip"}, FileNotFoundError, r"Did you mean 'sd21-unclip'\?"),
         ({"device": "foo"}, ValueError, r"`device` must be .* but got 'foo'\. Leave it out for the default"),
         ({"device": "cuda:99"}, ValueError, r"`device` must be .* but got 'cuda:99'\. Leave it out"),
+        ({"device": "meta"}, ValueError, r"`device` must be .* but got 'meta'\. Leave it out"),
+        ({"revision": 3}, TypeError, "`revision` must be a str or None, but got int"),
+        ({"variant": 3}, TypeError, "`variant` must be a str or None, but got int"),
+        ({"token": 3}, TypeError, "`token` must be a str, True, False or None, but got int"),
+        ({"cache_dir": 3}, TypeError, "`cache_dir` must be a path or None, but got int"),
+        ({"local_files_only": "x"}, TypeError, "`local_files_only` must be one of False, True, but got 'x'"),
+        ({"nope": 1}, TypeError, r"^load_generator\(\) got an unexpected keyword argument 'nope'\.$"),
+        ({"fingerprint": "a"}, TypeError, r"load_generator\(\) got an unexpected keyword argument 'fingerprint'"),
+        ({"Scheduler": "ddim"}, TypeError, r"argument 'Scheduler'\. Did you mean 'scheduler'\?"),
+        ({"devices": "cpu"}, TypeError, r"argument 'devices'\. Did you mean 'device'\?"),
         ({"device": 3}, TypeError, r"`device` must be .* but got 3 \(int\)\. Leave it out"),
         ({"revision": "main"}, ValueError, "`revision` must be None for 'tiny', which lies here, but got 'main'"),
         ({"variant": "fp16"}, ValueError, "`variant` must be None for 'tiny', which holds no other weights, but got"),
@@ -101,8 +111,15 @@ def test_the_other_methods():
     )
     refuses(TypeError, "`prompts` must be a list of str, but got 'a cat'", generator.encode_prompts, "a cat")
     refuses(TypeError, r"`prompts` must be a list of str, but got \[3\]", generator.encode_prompts, [3])
+    refuses(TypeError, "`num_images` must be an int, but got 'x'", generator.prepare, "x")
+    refuses(ValueError, "`num_images` must be an int of 0 or more, but got -1", generator.prepare, -1)
     refuses(TypeError, "`n` must be an int", generator.estimate_seconds, "x", 3)
     refuses(ValueError, "`num_inference_steps` must be an int of 1 or more", generator.estimate_seconds, 1, 0)
+
+
+def test_what_is_no_pipeline():
+    match = "`pipe` must be a StableUnCLIPImg2ImgPipeline, but got NoneType"
+    refuses(TypeError, match, StableUnCLIPGenerator, None, fingerprint="a")
 
 
 def test_a_prompt_that_is_too_long_is_one_warning_of_ours(caplog):
@@ -110,10 +127,12 @@ def test_a_prompt_that_is_too_long_is_one_warning_of_ours(caplog):
         logging.getLogger(name).addHandler(caplog.handler)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        whole = shared().encode_prompts(["a cat", "x " * 200])
+        whole = shared().encode_prompts(["a cat", "x " * 200, "y" * 3000])
     for name in ("diffusers", "transformers"):
         logging.getLogger(name).removeHandler(caplog.handler)
     [warning] = [str(w.message) for w in caught if "tokens" in str(w.message)]
-    assert re.match(r"prompts may have 75 tokens, .* but got 'x x .*' with 200\. Shorten", warning)
-    assert len(warning) < 250 and not caplog.records and whole.shape == (2, 77, 32)
+    assert re.match(
+        r"prompts may have 75 tokens, .* but got 'x x .*\.\.\.' with 200, 'y{57}\.\.\.' with \d+\. Shorten", warning
+    )
+    assert len(warning) < 350 and not caplog.records and whole.shape == (3, 77, 32)
     assert diffusers.utils.logging.get_verbosity() == logging.WARNING

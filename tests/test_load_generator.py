@@ -246,16 +246,44 @@ def test_gone_from_all_mirrors(hub: FakeHub, name, mirrors):  # noqa: F811
     )
 
 
-@pytest.mark.parametrize("status", [500, 503, None])
-def test_no_network(hub: FakeHub, status):  # noqa: F811
-    hub.online = status is not None
-    hub.status = dict.fromkeys(H, status)
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_a_proxy_that_refuses(hub: FakeHub, status):  # noqa: F811
+    hub.status, hub.codes = dict.fromkeys(H, status), {}
     with pytest.raises(
         ConnectionError, match=r"is not cached and the Hugging Face Hub can't be reached; tried"
     ) as error:
         load_generator("sd21-unclip", cache_dir=hub.cache)
-    assert all(repo in one_line(error) for repo in H)
+    assert all(f"{repo} ({status})" in one_line(error) for repo in H)
     assert "which needs no network" in one_line(error)
+
+
+def test_no_network_is_found_at_once_and_in_silence(hub: FakeHub, folder, capfd):  # noqa: F811
+    hub.online = False
+    with pytest.raises(ConnectionError, match=rf"can't be reached; tried {H[0]} \(ConnectError\)\. Check the network"):
+        load_generator("sd21-unclip", cache_dir=hub.cache)
+    assert len(hub.asked) == 1 and capfd.readouterr().err == ""
+    hub.online, hub.repos[H[2]] = True, folder
+    find_checkpoint("sd21-unclip", cache_dir=hub.cache)
+    hub.online, hub.asked = False, []  # another mirror than the first is cached
+    assert find_checkpoint("sd21-unclip", cache_dir=hub.cache).fingerprint == f"{H[2]}@{hub.commit}"
+    assert len(hub.asked) == 1
+    next(hub.cache.glob("*/snapshots/*/unet/*.safetensors")).unlink()
+    with pytest.raises(ConnectionError, match=rf"can't be reached; tried {H[0]} \(ConnectError\)\. Check the network"):
+        find_checkpoint("sd21-unclip", cache_dir=hub.cache)
+
+
+def test_a_slow_hub_is_given_the_clients_patience(hub: FakeHub, folder):  # noqa: F811
+    hub.repos["me/mine"] = folder
+    handle, late = hub.handle, [True, True]
+
+    def delay(request):
+        if late:
+            late.pop()
+            raise http.ReadTimeout("too slow", request=request)
+        return handle(request)
+
+    hub.handle = delay
+    assert find_checkpoint("me/mine", cache_dir=hub.cache).fingerprint == f"me/mine@{hub.commit}"
 
 
 def test_no_network_below_http(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from torch_augcond import functional as F
 from torch_augcond.functional import Purpose
 
 K, X, LAM = torch.arange(3), torch.randn(3, 8), torch.full((3,), 0.5)
+MEAN, STD = torch.zeros(8), torch.ones(8)
 IMAGES, BOXES = torch.rand(3, 3, 4, 4), torch.tensor([[0, 0, 2, 2]] * 3)
 VECTOR = r"`lam` must be a floating-point tensor of shape \(3,\)"
 
@@ -33,6 +34,8 @@ VECTOR = r"`lam` must be a floating-point tensor of shape \(3,\)"
         (lambda: F.beta(K, "1"), TypeError, "`alpha` must be a positive float, but got '1'"),
         (lambda: F.beta(K.float(), 2), TypeError, "`keys` must be an int64 tensor"),
         (lambda: F.fold(K.float(), 1), TypeError, "`keys` must be an int64 tensor"),
+        (lambda: F.fold(K, 1.5), TypeError, r"`n` must be an int, but got 1\.5 \(float\)"),
+        (lambda: F.fold(K, "a"), TypeError, r"`n` must be an int, but got 'a' \(str\)"),
         (lambda: F.random_start(K, LAM[:2], 8), ValueError, VECTOR),
         (lambda: F.random_start(K, LAM, -1), ValueError, "`dim` must be an int of 0 or more"),
         (lambda: F.span_length(0.5, 8), TypeError, r"`lam` must be .* but got float"),
@@ -58,6 +61,11 @@ VECTOR = r"`lam` must be a floating-point tensor of shape \(3,\)"
             ValueError,
             r"`noise` must be .* \(3, 8\), but got .* \(2, 8\)",
         ),
+        (lambda: F.add_noise(X, X, LAM, X[0], 1, 1), ValueError, r"`mean` must be .* \(8,\), but got .* \(3,\)"),
+        (lambda: F.add_noise(X, X, X[0], X, 1, 1), ValueError, r"`std` must be .* \(8,\), but got .* \(3, 8\)"),
+        (lambda: F.add_noise(X, X, X[0], 1, 1, 1), TypeError, r"`std` must be .* \(8,\), but got int"),
+        (lambda: F.add_noise(X, X, X[0], X[1], "a", 1), TypeError, r"`signal` must be a number, or .* got 'a' \(str\)"),
+        (lambda: F.add_noise(X, X, X[0], X[1], 1, X[0]), ValueError, r"`sigma` must be .* \(3,\), but got .* \(8,\)"),
         (lambda: F.level_embedding(K, 1), ValueError, "`dim` must be an int of 2 or more, but got 1"),
         (
             lambda: F.level_embedding(3, 8),
@@ -103,7 +111,8 @@ def test_a_graph_holds_no_checks():
 
     def chain(embeds, partners, keys):
         lam = F.beta(keys, 0.5)
-        mixed = F.embed_cutmix(embeds, partners, lam, F.random_start(keys, lam, embeds.shape[1]))
+        mixed = F.embed_cutmix(embeds, partners, lam, F.random_start(F.fold(keys, 1), lam, embeds.shape[1]))
+        mixed = F.add_noise(mixed, partners, MEAN, STD, lam, 0.5)
         return F.embed_dropout(F.embed_mixup(mixed, partners, lam), keys=keys) + F.normal(keys, Purpose.NOISE, 8)
 
     torch._dynamo.reset()

@@ -102,7 +102,7 @@ def test_all_names_are_listed_and_lead_to_their_objects():
     transforms = {"EmbedCutMix", "EmbedMixup", "EmbedDropout", "PixelCutMix", "PixelMixup", "Compose", "VARIANTS"}
     rest = {"AugConditionedSynthetic", "MixedRealSyntheticSampler", "StableUnCLIPGenerator", "load_generator"}
     assert set(torch_augcond.__all__) == transforms | rest | {"functional"}
-    assert set(torch_augcond.__all__) <= set(dir(torch_augcond))
+    assert [name for name in dir(torch_augcond) if not name.startswith("__")] == sorted(torch_augcond.__all__)
     for name in torch_augcond.__all__:
         value = getattr(torch_augcond, name)
         assert getattr(value, "__name__", name).rpartition(".")[2] == name

@@ -331,6 +331,8 @@ PARTS = "`dataset` must be of parts with a length and indices, but got "
         ({"dataset": mix(0, 0)}, ValueError, "`dataset` must hold real images .* got 0 real and 0 synthetic"),
         ({"dataset": Stream()}, TypeError, PARTS + "Stream"),
         ({"dataset": 5}, TypeError, PARTS + "int"),
+        ({"dataset": mix() + Subset(Part(3), [3])}, ValueError, "`Subset.indices` must lie in .* 3 items, but got 3"),
+        ({"dataset": Subset(mix(), [0.7])}, TypeError, r"`Subset.indices` must be an int, but got 0\.7 \(float\)"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(kwargs, error, message):

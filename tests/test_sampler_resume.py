@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -73,5 +74,13 @@ def test_a_state_of_another_order_is_refused_by_name():
     state = MixedRealSyntheticSampler(mix(), seed=1).state_dict()
     with pytest.raises(ValueError, match=r"differs in seed \(saved 1, now 2\), real \(saved 10, now 12\)\. Make this"):
         MixedRealSyntheticSampler(mix(12), seed=2, epoch_length=20).load_state_dict(state)
-    with pytest.raises(TypeError, match=r"`state` must be what `state_dict` returned, but got \{\}"):
-        MixedRealSyntheticSampler(mix()).load_state_dict({})
+    for wrong in {}, {**state, "config": "abc"}, {**state, "config": None}:
+        with pytest.raises(
+            TypeError, match=f"`state` must be what `state_dict` returned, but got {re.escape(str(wrong))}"
+        ):
+            MixedRealSyntheticSampler(mix()).load_state_dict(wrong)
+    sampler = MixedRealSyntheticSampler(mix())
+    for index in 20, 10**6:
+        with pytest.raises(ValueError, match=f"`index` must be below the 20 indices of an epoch, but got {index}"):
+            sampler.load_state_dict({**sampler.state_dict(), "index": index})
+    assert len(list(sampler)) == 20

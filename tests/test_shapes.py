@@ -68,7 +68,9 @@ def test_labels_that_are_taken(tmp_path, labels):
     "labels, error, message",
     [
         (["cat", 0], TypeError, r"labels must be ints, but got 'cat' \(str\) at dataset\[0\].*Map them to ints"),
-        ([0, -1], ValueError, r"labels must be 0 or more, but got -1 at dataset\[1\].*Leave unlabelled images out"),
+        ([0, 2**63], ValueError, "labels must be 0 or more and fit int64, but got 9223372036854775808 at"),
+        ([2**70, 0], ValueError, r"labels must be .* fit int64, but got 1180591620717411303424 at dataset\[0\]"),
+        ([0, -1], ValueError, r"labels must be 0 or more .* got -1 at dataset\[1\].*Leave unlabelled images out"),
         ([0, 1.0], TypeError, "labels must be ints, but got 1.0"),
         ([True, False], TypeError, r"labels must be ints, but got True \(bool\)"),
         ([None], TypeError, "labels must be ints, but got None"),

@@ -228,7 +228,7 @@ class TestLabels:
             ([True], TypeError, r"labels must be ints, but got True \(bool\)"),
             ([torch.tensor([1, 0])], TypeError, r"labels must be ints, but got tensor\(\[1, 0\]\)"),
             (["x"] * 7, TypeError, r"at dataset\[4\] and 2 more"),
-            ([0, -1, -1], ValueError, r"0 or more, but got -1 at dataset\[1\], -1 at dataset\[2\]. Leave unlabelled"),
+            ([0, -1, -1], ValueError, r"0 or more .* but got -1 at dataset\[1\], -1 at dataset\[2\]. Leave unlabelled"),
         ],
     )
     def test_errors_list_all_offenders(self, labels, error, match):
@@ -242,6 +242,9 @@ class TestLabels:
         [
             ([], ValueError, "`dataset` must hold at least one image, but got an empty one"),
             (Subset([(picture(0), 0)], []), ValueError, "`dataset` must hold at least one image"),
+            (Subset([(picture(0), 0)], [0.7]), TypeError, r"`Subset.indices` must be an int, but got 0\.7 \(float\)"),
+            (Subset([(picture(0), 0)], [-1, 1]), ValueError, "`Subset.indices` must lie in .* of 1 items, but got 1"),
+            (Subset([(picture(0), 0)], [10**20]), ValueError, r"lie in its dataset of 1 items, but got 10{20}\."),
             (ChainDataset([]), TypeError, "`dataset` must be map-style, but got ChainDataset, an IterableDataset"),
             (3, TypeError, "`dataset` must have `__getitem__` and `__len__`, but got int"),
             ([picture(0)], TypeError, r"`dataset\[0\]` must be \(image, label\), but got Image"),

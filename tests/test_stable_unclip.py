@@ -281,8 +281,10 @@ def test_rows_must_match(embeds):
         make(embeds, prompts, KEYS, partner_embeds=embeds[:1])
     with pytest.raises(ValueError, match=r"`keys` must be int64 \(N,\).*torch.float32 keys"):
         make(embeds, prompts, KEYS.float())
-    with pytest.raises(ValueError, match=r"`keys` must be int64 \(N,\)"):
+    with pytest.raises(ValueError, match=r"`keys` must be int64 \(N,\), of one row or more, but got \[\(0,\)"):
         make(embeds[:0], prompts[:0], KEYS[:0])
+    with pytest.raises(ValueError, match=r"`keys` must be int64 \(N,\), of one row or more, `image_embeds` must be"):
+        make(embeds, prompts, KEYS[0])
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,8 @@ def test_a_pickled_copy_does_the_same(transform):
     [
         (lambda: EmbedCutMix(-1.0), ValueError, r"`alpha` must be a positive float, but got -1.0\."),
         (lambda: EmbedMixup(0), ValueError, r"`alpha` must be a positive float, but got 0\."),
+        (lambda: EmbedCutMix(10**400), ValueError, r"`alpha` must be a positive float, but got inf\."),
+        (lambda: PixelMixup(-(10**400)), ValueError, r"`alpha` must be a positive float, but got -inf\."),
         (lambda: PixelMixup(float("nan")), ValueError, r"`alpha` must be a positive float, but got nan\."),
         (lambda: PixelCutMix("1"), TypeError, r"`alpha` must be a positive float, but got '1' \(str\)\."),
         (lambda: EmbedMixup(True), TypeError, r"`alpha` must be a positive float, but got True \(bool\)\."),
@@ -281,6 +283,13 @@ def test_a_pickled_copy_does_the_same(transform):
         ),
         (lambda: Compose([EmbedCutMix]), TypeError, r"instance of it: EmbedCutMix\(\)\."),
         (lambda: resolve(3), TypeError, r"`augmentation` must be a variant's name, a transform .* got 3 \(int\)\."),
+        (
+            lambda: resolve(VARIANTS),
+            TypeError,
+            r"`augmentation` must be a variant's name, .* got mappingproxy\(.*\.\.\. \(mappingproxy\)\.$",
+        ),
+        (lambda: Compose([torch.nn.Sequential(torch.nn.Identity())]), TypeError, r"but got Sequential\( \(0\): Iden"),
+        (lambda: Compose([PixelMixup()] * 2).ops, ValueError, r"but got Compose\( PixelMixup\(.*\. Take `\.embed`"),
         (
             lambda: resolve(["dropout"]),
             TypeError,

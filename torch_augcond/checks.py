@@ -1,5 +1,6 @@
 """Checks of arguments that several rooms share; every error names the argument, the rule and the value."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +8,7 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
-__all__ = ["as_float", "as_int", "check_names", "did_you_mean", "listed", "one_of"]
+__all__ = ["as_float", "as_indices", "as_int", "brief", "check_names", "did_you_mean", "listed", "one_of"]
 
 
 def as_int(name: str, value: Any, low: int | None = None) -> int:
@@ -25,9 +26,21 @@ def as_float(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -
     """Any real number but bool for which the rule holds, as a float."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` must be {rule}, but got {value!r} ({type(value).__name__}).")
-    if not holds(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = value = math.inf if value > 0 else -math.inf
+    if not holds(number):
         raise ValueError(f"`{name}` must be {rule}, but got {value}.")
-    return float(value)
+    return number
+
+
+def as_indices(indices: Iterable[Any], length: int) -> list[int]:
+    """A Subset's indices as ints that its dataset of this length has; as there, -1 is the last one."""
+    indices = [as_int("Subset.indices", i) for i in (indices.tolist() if hasattr(indices, "tolist") else indices)]
+    if wrong := [i for i in indices if not -length <= i < length]:
+        raise ValueError(f"`Subset.indices` must lie in its dataset of {length} items, but got {listed(wrong)}.")
+    return indices
 
 
 def one_of(name: str, value: Any, known: Sequence[Any]) -> Any:
@@ -55,6 +68,12 @@ def listed(items: Iterable[Any], show: Callable[[Any], str] = repr) -> str:
     """The first five of `items`, and how many more there are."""
     texts = [show(item) for item in items]
     return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+
+
+def brief(text: str, width: int = 60) -> str:
+    """`text` in one line, of which the end is left out if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 3]}..."
 
 
 def check_names(what: str, given: Mapping[str, Any], known: Sequence[str], complete: bool = False) -> None:

@@ -17,6 +17,7 @@ Example:
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -208,13 +209,30 @@ def add_noise(
     Shape:
         (N, D), (N, D), (D,), (D,) → (N, D), dtype of ``embeds``.
 
+    Raises:
+        TypeError, ValueError: Types or shapes aren't as above.
+
     Source:
         diffusers, ``StableUnCLIPImg2ImgPipeline.noise_image_embeddings``.
     """
-    check_tensor("embeds", embeds, ("N", "D"))
-    check_tensor("noise", noise, tuple(embeds.shape))
+    if not torch.compiler.is_compiling():
+        _check_noising(embeds, noise, {"mean": mean, "std": std}, {"signal": signal, "sigma": sigma})
     x = (_wide(embeds) - mean) / std
     return ((_column(signal, x) * x + _column(sigma, x) * noise) * std + mean).to(embeds.dtype)
+
+
+def _check_noising(embeds: Tensor, noise: Tensor, normaliser: dict[str, Any], numbers: dict[str, Any]) -> None:
+    check_tensor("embeds", embeds, ("N", "D"))
+    check_tensor("noise", noise, tuple(embeds.shape))
+    n, dim = embeds.shape
+    for name, x in normaliser.items():
+        fused = isinstance(x, Tensor) and x.shape == (1, dim)  # the one row that `fused` gives
+        check_tensor(name, x, (1, dim) if fused else (dim,))
+    for name, x in numbers.items():
+        if not isinstance(x, Tensor):
+            as_float(name, x, "a number, or a tensor of one a row", lambda x: -math.inf < x < math.inf)
+        elif x.numel() != 1 and x.shape != (n, 1):
+            check_tensor(name, x, (n,), "real")
 
 
 def level_frequencies(dim: int, device: torch.device | None = None) -> Tensor:

@@ -56,6 +56,7 @@ def _mix(x: Tensor) -> Tensor:
 def fold(keys: Tensor, n: int) -> Tensor:
     """Keys for the n-th further use of the same purpose; ``keys`` themselves for n = 0."""
     check_keys(keys)
+    check_size("n", n, None)
     return _mix(_mix(keys) - n) if n else keys
 
 

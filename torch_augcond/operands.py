@@ -45,7 +45,7 @@ def check_keys(keys: Any, n: int | str = "N") -> None:
     check_tensor("keys", keys, (n,), "int64")
 
 
-def check_size(name: str, value: Any, low: int = 0) -> None:
-    """That a length is an int of at least ``low``."""
+def check_size(name: str, value: Any, low: int | None = 0) -> None:
+    """That a length is an int of at least ``low``, if that is one."""
     if not torch.compiler.is_compiling():
         as_int(name, value, low)

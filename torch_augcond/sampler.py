@@ -14,7 +14,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import ConcatDataset, Dataset, DistributedSampler, IterableDataset, Subset
 
-from .checks import as_int
+from .checks import as_indices, as_int
 
 __all__ = ["MixedRealSyntheticSampler"]
 
@@ -167,19 +167,24 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
 
         Raises:
             TypeError: If ``state`` isn't such a dict.
-            ValueError: If it came from a sampler that draws another order; the message names what differs.
+            ValueError: If it came from a sampler that draws another order; the message names what differs. Or if there
+                is no such place in an epoch.
         """
-        if not isinstance(state, dict) or not {"epoch", "index", "config"} <= state.keys():
+        is_state = isinstance(state, dict) and {"epoch", "index", "config"} <= state.keys()
+        if not is_state or not isinstance(state["config"], dict):
             raise TypeError(f"`state` must be what `state_dict` returned, but got {state!r}.")
         now = self._config()
-        saved = {name: dict(state["config"]).get(name) for name in now}
+        saved = {name: state["config"].get(name) for name in now}
         differing = [f"{name} (saved {saved[name]!r}, now {now[name]!r})" for name in now if saved[name] != now[name]]
         if differing:
             raise ValueError(
                 f"`state` must come from a sampler of the same order, but differs in {', '.join(differing)}. "
                 "Make this sampler alike, or start an epoch with `set_epoch`."
             )
-        self._seek(as_int("epoch", state["epoch"], 0), as_int("index", state["index"], 0))
+        epoch, index = as_int("epoch", state["epoch"], 0), as_int("index", state["index"], 0)
+        if index >= self.num_samples:
+            raise ValueError(f"`index` must be below the {self.num_samples} indices of an epoch, but got {index}.")
+        self._seek(epoch, index)
 
     def _config(self) -> dict[str, Any]:
         names = ("num_replicas", "shuffle", "seed", "class_balanced", "num_samples")
@@ -271,7 +276,8 @@ def _per_item(dataset: Dataset, of_part: Callable[[Dataset], np.ndarray | None])
         return found
     if isinstance(dataset, ConcatDataset):
         return np.concatenate([_per_item(part, of_part) for part in dataset.datasets])
-    return _per_item(dataset.dataset, of_part)[np.asarray(dataset.indices, np.int64)]
+    found = _per_item(dataset.dataset, of_part)
+    return found[np.array(as_indices(dataset.indices, len(found)), np.int64)]
 
 
 def _is_synthetic(part: Dataset) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..checks import did_you_mean, one_of
 from .checkpoints import Checkpoint, find_checkpoint
 from .memory import free_memory
 from .protocol import BadImages, Generator
@@ -63,6 +64,16 @@ def load_generator(
     if not isinstance(name_or_path, (str, os.PathLike)):
         got = f"{name_or_path!r} ({type(name_or_path).__name__})"
         raise TypeError(f'`name_or_path` must be a name or a path, such as "tiny", but got {got}.')
+    _check_optional("revision", revision, str, "a str")
+    _check_optional("variant", variant, str, "a str")
+    _check_optional("token", token, str | bool, "a str, True, False")
+    _check_optional("cache_dir", cache_dir, str | os.PathLike, "a path")
+    one_of("local_files_only", local_files_only, (False, True))
+    known = StableUnCLIPGenerator.__init__.__kwdefaults__
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(option, [*known, *load_generator.__kwdefaults__])
+            raise TypeError(f"load_generator() got an unexpected keyword argument {option!r}.{hint}")
     device = _device(device)
     dtype = dtype or _default_dtype(device)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -93,6 +104,11 @@ def load_generator(
     return generator
 
 
+def _check_optional(name: str, value: Any, kinds: Any, text: str) -> None:
+    if value is not None and not isinstance(value, kinds):
+        raise TypeError(f"`{name}` must be {text} or None, but got {type(value).__name__}.")  # a token is not shown
+
+
 def _device(device: Any) -> torch.device:
     """The device, if torch can use it here; by default the current GPU or the CPU."""
     if device is None:
@@ -101,6 +117,8 @@ def _device(device: Any) -> torch.device:
     if not isinstance(device, (str, torch.device)):
         raise TypeError(f"{rule} ({type(device).__name__}). Leave it out for the default.")
     try:
+        if torch.device(device).type == "meta":
+            raise RuntimeError("it holds no numbers")
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # depends on how torch was built
         raise ValueError(f"{rule}. Leave it out for the default.") from error

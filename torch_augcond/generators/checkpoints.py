@@ -119,17 +119,19 @@ def _from_hub(
     cache_dir: str | Path | None,
     local_files_only: bool,
 ) -> Checkpoint:
-    """The first of ``repos`` that can be had; the error names them all."""
+    """The first of ``repos`` that can be had; the error names those that were asked."""
     where = {"cache_dir": cache_dir, "token": token}
-    reasons: dict[str, str] = {}
-    offline = None
+    offline = down = None if local_files_only else _no_answer(repos[0], revision, token)
+    reasons = {repos[0]: type(down).__name__} if down else {}
     for repo in repos:
         try:
-            folder = _fetch(repo, revision, variant, where, local_files_only)
+            folder = _fetch(repo, revision, variant, where, local_files_only, down)
         except _hub_errors() as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            reasons[repo] = str(status or type(error.__cause__ or error).__name__)
-            offline = offline if status in _GONE else error
+            if down:  # all are on one Hub
+                continue
+            cause = error.__cause__ or error
+            reasons[repo] = str(_status(cause) or type(cause).__name__)
+            offline = offline if _status(error) in _GONE else error
         else:
             suffix = f"#{variant}" if variant else ""
             return Checkpoint(folder, _check_folder(folder, repo, variant), f"{repo}@{folder.name}{suffix}")
@@ -158,17 +160,43 @@ def _hub_errors() -> tuple[type[Exception], ...]:
     return HfHubHTTPError.__bases__[0], LocalEntryNotFoundError, ConnectionError
 
 
-def _fetch(repo: str, revision: str | None, variant: str | None, where: dict[str, Any], local_files_only: bool) -> Path:
+def _status(error: BaseException) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _no_answer(repo: str, revision: str | None, token: str | bool | None) -> Exception | None:
+    """What went wrong, if there is no way to the Hub: its client would try for half a minute, and say so each time."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, _INDEX, revision=revision), token=token)
+    except _hub_errors() as error:
+        # A Hub that is slow to answer is asked again by the client, which then waits longer.
+        return None if _status(error) or type(error).__name__ == "ReadTimeout" else error
+    return None
+
+
+def _fetch(
+    repo: str,
+    revision: str | None,
+    variant: str | None,
+    where: dict[str, Any],
+    local_files_only: bool,
+    down: Exception | None,
+) -> Path:
     """The cached snapshot of one commit, with every file that loading reads and no other kind of file."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    index = hf_hub_download(repo, _INDEX, revision=revision, local_files_only=local_files_only, **where)
+    cached_only = local_files_only or down is not None
+    index = hf_hub_download(repo, _INDEX, revision=revision, local_files_only=cached_only, **where)
     folder = Path(index).parent
     _check_index(folder, repo)
     if local_files_only:
         return folder
     commit = folder.name  # resolved by the first request; the others name it, so that no push comes in between
     try:
+        if down:
+            raise down
         names = HfApi(token=where["token"]).list_repo_files(repo, revision=commit)
         files = _choose_files(names, repo, variant)
         snapshot_download(repo, revision=commit, allow_patterns=list(files), **where)

@@ -14,6 +14,8 @@ __all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check
 
 def check_widths(pipe: Any) -> None:
     """Refuse parts of different checkpoints before they make noise, or fail in the middle of a set."""
+    if not (hasattr(pipe, "image_encoder") and hasattr(pipe, "image_normalizer")):
+        raise TypeError(f"`pipe` must be a StableUnCLIPImg2ImgPipeline, but got {type(pipe).__name__}.")
     dim, text = pipe.image_encoder.config.projection_dim, pipe.text_encoder.config.hidden_size
     unet = pipe.unet.config
     pairs = {
@@ -50,10 +52,11 @@ def check_rows(embeds: Tensor, prompts: Tensor, keys: Tensor, partners: Tensor |
     rows = {name: x for name, x in given.items() if name != "partner_embeds" or x is not None}
     if wrong := [f"{type(x).__name__} as `{name}`" for name, x in rows.items() if not isinstance(x, Tensor)]:
         raise TypeError(f"rows must be tensors, but got {', '.join(wrong)}.")
+    n = keys.numel()
     rules = {
-        "`keys` must be int64 (N,)": keys.ndim == 1 and len(keys) > 0 and keys.dtype == torch.int64,
-        f"`image_embeds` must be (N, {dim})": embeds.shape == (len(keys), dim),
-        f"`prompt_embeds` must be (N, L, {width})": prompts.shape == (len(keys), *prompts.shape[1:2], width),
+        "`keys` must be int64 (N,), of one row or more": keys.ndim == 1 and n > 0 and keys.dtype == torch.int64,
+        f"`image_embeds` must be (N, {dim})": embeds.shape == (n, dim),
+        f"`prompt_embeds` must be (N, L, {width})": prompts.shape == (n, *prompts.shape[1:2], width),
         f"`partner_embeds` must be (N, {dim})": partners is None or partners.shape == embeds.shape,
     }
     broken = [rule for rule, holds in rules.items() if not holds]

@@ -4,7 +4,6 @@ import copy
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import fused
-from ..checks import as_int, listed
+from ..checks import as_int, brief, listed
 from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
 from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, check_widths, to_pil
 from .memory import batch_size_for
@@ -50,6 +49,7 @@ class StableUnCLIPGenerator:
         cache_interval: The UNet's deep layers run in every n-th step only; their features are reused in the others.
 
     Raises:
+        TypeError: ``pipe`` is no such pipeline, or an argument has the wrong type.
         ValueError: The parts of the pipeline don't fit each other, or an option is none of those above.
 
     Example:
@@ -136,7 +136,7 @@ class StableUnCLIPGenerator:
         Args:
             num_images: That will be made, in batches of one size.
         """
-        way = choose(self.compile, num_images, self.device)
+        way = choose(self.compile, as_int("num_images", num_images, 0), self.device)
         if way != self._way:
             self._way, self._networks = way, Networks(self.pipe, way, self.cache_interval)
 
@@ -186,7 +186,7 @@ class StableUnCLIPGenerator:
         with without_messages():
             lengths = [len(tokens) for tokens in self.pipe.tokenizer(list(prompts)).input_ids]
         if long := {prompt: length for prompt, length in zip(prompts, lengths) if length > limit}:
-            shown = listed(long, lambda prompt: f"{shorten(prompt, 60)!r} with {long[prompt] - 2}")
+            shown = listed(long, lambda prompt: f"{brief(prompt)!r} with {long[prompt] - 2}")
             warnings.warn(
                 f"prompts may have {limit - 2} tokens, and what comes after them is ignored, but got {shown}. "
                 "Shorten the prompt or the class name.",

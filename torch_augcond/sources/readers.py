@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader, pil_loader
 
-from ..checks import listed
+from ..checks import as_indices, listed
 from .images import as_pil, check_header, check_regular, hash_bytes, open_image, to_rgb
 
 __all__ = ["Progress", "class_names", "flatten", "int_labels", "layers", "unique"]
@@ -143,7 +143,7 @@ def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
     method = getattr(type(dataset), "__getitem__", None)
     if method is Subset.__getitem__:
         leaves, part, index = flatten(dataset.dataset)
-        chosen = np.array([int(i) for i in dataset.indices], dtype=np.int64)
+        chosen = np.array(as_indices(dataset.indices, len(part)), dtype=np.int64)
         return leaves, part[chosen], index[chosen]
     if method is ConcatDataset.__getitem__:
         parts = [flatten(d) for d in dataset.datasets]
@@ -179,14 +179,14 @@ def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
             f"labels must be ints, but got {listed(wrong, str)}. Map them to ints inside the dataset "
             "(its `target_transform` is applied later), or give it a `targets` list."
         )
-    labels = np.array([int(value) for value in values], dtype=np.int64)
-    if (labels < 0).any():
-        wrong = [f"{labels[i]} at {names(i)}" for i in np.flatnonzero(labels < 0)]
+    labels = [int(value) for value in values]
+    wrong = [f"{label} at {names(i)}" for i, label in enumerate(labels) if not 0 <= label < 2**63]
+    if wrong:
         raise ValueError(
-            f"labels must be 0 or more, but got {listed(wrong, str)}. "
+            f"labels must be 0 or more and fit int64, but got {listed(wrong, str)}. "
             "Leave unlabelled images out with torch.utils.data.Subset."
         )
-    return labels
+    return np.array(labels, dtype=np.int64)
 
 
 def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from .. import functional as F
-from ..checks import as_float, did_you_mean, one_of
+from ..checks import as_float, brief, did_you_mean, one_of
 from .augmentation import Augmentation, Params, positive
 from .compose import Compose, check_transforms, instance_of
 
@@ -237,7 +237,7 @@ def resolve(augmentation: str | nn.Module | Sequence[nn.Module]) -> Compose:
         augmentation = [augmentation]
     if not isinstance(augmentation, Sequence):
         kinds = "a variant's name, a transform or a sequence of transforms"
-        got = f"{augmentation!r} ({type(augmentation).__name__})"
+        got = f"{brief(repr(augmentation))} ({type(augmentation).__name__})"
         raise TypeError(f"`augmentation` must be {kinds}, but got {got}.{instance_of(augmentation)}")
     return Compose(check_transforms("augmentation", augmentation))
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import functional as F
+from ..checks import brief
 from .augmentation import Augmentation, Params
 
 __all__ = ["Compose", "check_transforms", "instance_of"]
@@ -84,7 +85,8 @@ class Compose(Augmentation):
     def ops(self) -> tuple:
         """The transforms of embeddings as the constants of a compiled graph (see `torch_augcond.fused`)."""
         if self.stage in ("pixel", "both"):
-            raise ValueError(f"`ops` must be made of transforms of embeddings, but got {self}. Take `.embed`.")
+            got = brief(repr(self))
+            raise ValueError(f"`ops` must be made of transforms of embeddings, but got {got}. Take `.embed`.")
         return tuple(t._op(n) for t, n in zip(self.transforms, self._nth))
 
     def _draw(self, x: Tensor, keys: Tensor) -> Params:
@@ -113,12 +115,12 @@ def check_transforms(name: str, transforms: Any) -> list[nn.Module]:
     """The transforms, if they are a list of nothing else."""
     rule = f"`{name}` must be a list of Embed and Pixel transforms, but got"
     if isinstance(transforms, str) or not isinstance(transforms, Iterable):
-        raise TypeError(f"{rule} {transforms!r} ({type(transforms).__name__}).")
+        raise TypeError(f"{rule} {brief(repr(transforms))} ({type(transforms).__name__}).")
     transforms = list(transforms)
     for t in transforms:
         if not isinstance(t, Augmentation):
             hint = " Take VARIANTS[...] of a variant's name." if isinstance(t, str) else instance_of(t)
-            raise TypeError(f"{rule} {t!r} ({type(t).__name__}) in it.{hint}")
+            raise TypeError(f"{rule} {brief(repr(t))} ({type(t).__name__}) in it.{hint}")
     return transforms
 
 
