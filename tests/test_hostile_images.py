@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import COUNTS, run
+from fakes import FakeGenerator, paint
+from faults import contents, job_of, paint_sources
 from PIL import EpsImagePlugin, Image, features
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
+from torch_augcond import AugConditionedSynthetic
 from torch_augcond.sources import Sources, UnreadableImage
 from torch_augcond.store import Store
 from torch_augcond.store.imagefile import read_provenance
@@ -177,6 +180,49 @@ def test_no_program_is_run_on_a_file(tmp_path, monkeypatch, dataset):
     with Image.open(path) as image, pytest.raises(Exception):  # noqa: B017, PT011
         image.load()
     assert mark.exists()  # so the mark tells
+
+
+@pytest.mark.parametrize("augmentation", ["real", "cutmix"])
+def test_sources_swapped_only_while_they_are_read_make_no_wrong_image(tmp_path, monkeypatch, augmentation):
+    """Before and after, they are what was hashed when the run began."""
+    paint_sources(tmp_path / "real")
+    really, victim = Sources.image, tmp_path / "real" / "cat" / "0.png"
+    whole = victim.read_bytes()
+    paint(victim, "another cat")
+    other = victim.read_bytes()
+    victim.write_bytes(whole)
+
+    def swapped(self, i, *digest):
+        victim.write_bytes(other)
+        try:
+            return really(self, i, *digest)
+        finally:
+            victim.write_bytes(whole)
+
+    job = job_of(tmp_path / "real", tmp_path / "set", augmentation=augmentation)
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "image", swapped)
+        assert job.make().failed and "has changed since this run began" in job.failure_text()
+    job_of(tmp_path / "real", tmp_path / "set", augmentation=augmentation).make()
+    job_of(tmp_path / "real", tmp_path / "undisturbed", augmentation=augmentation).make()
+    assert contents(tmp_path / "set") == contents(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("augmentation", ["real", "cutmix"])
+def test_a_dataset_that_draws_at_random_is_refused(tmp_path, augmentation):
+    class Random(Dataset):
+        classes = ("ant", "bee")
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, i):
+            return Image.frombytes("RGB", (8, 8), os.urandom(192)), i % 2
+
+    given = {"num_per_class": 4, "generator": FakeGenerator(), "root": tmp_path / "set"}
+    with pytest.raises(RuntimeError, match=r"dataset\[\d\] could not be read: ValueError: it is another image than"):
+        AugConditionedSynthetic(Random(), augmentation, **given)
+    assert not list((tmp_path / "set").glob("*/*.png"))
 
 
 _MEASURE = """

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image, features
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import pil_loader
 
 from torch_augcond.sources import Sources, UnreadableImage, images, to_rgb
 
@@ -264,6 +265,58 @@ class TestDigests:
         os.replace(tmp_path / "class" / "b.png", sources.name(0))
         os.utime(sources.name(0), ns=(stamp, stamp))
         assert len(cache) == 1 and sources.digest(0, cache) != before
+
+    def test_the_cache_believes_what_was_read_and_not_what_was_there_before(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(images, "_SETTLED_NS", -1)
+        cache, sources, really = {}, on_disk(tmp_path, a=GOOD), images._open_regular
+
+        def replaced(path):
+            Path(path).write_bytes(b"longer" + GOOD)
+            return really(path)
+
+        monkeypatch.setattr(images, "_open_regular", replaced)
+        digest = sources.digest(0, cache)
+        assert [(size, value) for (_, size, _), value in cache.items()] == [(len(GOOD) + 6, digest)]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+    def test_a_pipe_that_came_in_its_place_is_not_waited_for(self, tmp_path, monkeypatch):
+        sources = on_disk(tmp_path, a=GOOD)
+        os.remove(sources.name(0))
+        os.mkfifo(sources.name(0))
+        monkeypatch.setattr(os.path, "isfile", lambda path: True)  # as it was a moment ago
+        for read in (sources.digest, sources.image):
+            with pytest.raises(
+                UnreadableImage, match=r"a\.png could not be read: ValueError: it is not a regular file"
+            ):
+                read(0)
+
+    def test_pixels_are_those_of_the_digest(self, tmp_path, monkeypatch):
+        """While it is decoded, the file is another one than before and after."""
+        sources, really = on_disk(tmp_path, a=GOOD), Image.open
+        digest, path = sources.digest(0), Path(sources.name(0))
+
+        def flipped(file, **options):
+            path.write_bytes(encoded(RGB.rotate(180)))
+            try:
+                image = really(file, **options)
+                image.load()
+                return image
+            finally:
+                path.write_bytes(GOOD)
+
+        monkeypatch.setattr(Image, "open", flipped)
+        with pytest.raises(UnreadableImage, match="it has changed since this run began"):
+            sources.image(0, digest)
+
+    def test_another_loader_sees_another_image(self, tmp_path):
+        def gray(path):
+            return RGB.convert("L")
+
+        plain = on_disk(tmp_path, a=GOOD)
+        other, same = (Sources.from_dataset(ImageFolder(tmp_path, loader=loader)) for loader in (gray, pil_loader))
+        cache = {}
+        assert plain.digest(0, cache) == same.digest(0, cache) == images.hash_bytes(GOOD) != other.digest(0, cache)
+        assert other.digest(0) == other.digest(0, cache) and other.image(0, other.digest(0)).mode == "RGB"
 
     def test_progress_sees_every_index(self, tmp_path):
         seen = []

@@ -15,7 +15,6 @@ from .images import (
     UnreadableImage,
     as_pil,
     check_size,
-    file_digest,
     hash_bytes,
     readable,
     to_rgb,
@@ -23,6 +22,12 @@ from .images import (
 from .readers import Progress, class_names, flatten, int_labels, layers, unique
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
+
+_CHANGED = "it has changed since this run began; run it again"
+_RANDOM = (
+    "it is another image than when this run began. Draw nothing at random inside `__getitem__`: "
+    "give such steps as the dataset's `transform` attribute"
+)
 
 
 @dataclass(repr=False)
@@ -139,8 +144,11 @@ class Sources:
         leaf, index = self._leaf(i)
         return leaf.path(index) or f"dataset[{range(len(self))[i]}]"
 
-    def image(self, i: int) -> Image.Image:
+    def image(self, i: int, digest: str | None = None) -> Image.Image:
         """Image i in RGB as the user's own loader reads it, before any transform.
+
+        Args:
+            digest: what `digest` gave, to be sure that it is still that image.
 
         Raises:
             UnreadableImage: with its name and the reason; the other images are not affected.
@@ -148,16 +156,21 @@ class Sources:
         """
         (leaf, index), name = self._leaf(i), self.name(i)
         with readable(name):
-            value = leaf.read(index)
+            value, found = leaf.read(index)
             if value is None:  # what OpenCV returns
                 raise ValueError("its loader returned None")
         value = as_pil(value, name)
         with readable(name):
             check_size(value)
-            return to_rgb(value)
+            image = to_rgb(value)
+            if digest is not None and digest != (found or _pixel_digest(image)):
+                raise ValueError(_CHANGED if found else _RANDOM)
+            return image
 
     def digest(self, i: int, cache: DigestCache | None = None) -> str:
         """32 hex characters, a function of the image's content: its file's bytes if it is one, else its RGB pixels.
+
+        The name of an ImageFolder's loader counts, too, unless it is torchvision's own; what is in that loader doesn't.
 
         Args:
             cache: {(absolute path, size, mtime + ctime in ns): digest}; files found there are not read, others are
@@ -167,18 +180,9 @@ class Sources:
             UnreadableImage: with its name and the reason.
         """
         leaf, index = self._leaf(i)
-        path = leaf.path(index)
-        if path is None or not os.path.isfile(path):
-            image = self.image(i)
-            return hash_bytes(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes())
-        with readable(path):
-            return file_digest(path, cache)
-
-    def has_changed(self, i: int, digest: str) -> bool:
-        """Whether image i is a file whose content is no longer ``digest``; looked at after reading, not before."""
-        leaf, index = self._leaf(i)
-        path = leaf.path(index)
-        return path is not None and os.path.isfile(path) and self.digest(i) != digest
+        with readable(self.name(i)):
+            found = leaf.digest(index, cache)
+        return found or _pixel_digest(self.image(i))
 
     def digests(
         self,
@@ -204,6 +208,10 @@ class Sources:
                 raise
             failed[i] = error
             return ""
+
+
+def _pixel_digest(image: Image.Image) -> str:
+    return hash_bytes(f"{image.mode} {image.width}x{image.height} ".encode() + image.tobytes())
 
 
 def _check_dataset(dataset: Any) -> None:

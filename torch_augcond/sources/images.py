@@ -123,8 +123,8 @@ def _opened(file: BinaryIO) -> Image.Image:
     return image
 
 
-def open_image(path: str) -> tuple[Image.Image, bytes]:
-    """The image in a file, and the bytes that it was decoded from: the file may be another one a moment later."""
+def open_image(path: str) -> tuple[Image.Image, str]:
+    """The image in a file, and the digest of the bytes it was decoded from: the file may be another a moment later."""
     with _open_regular(path) as file:
         _opened(file)  # so that what is no image is not read as a whole
         if (size := os.fstat(file.fileno()).st_size) > _MAX_BYTES:
@@ -133,7 +133,7 @@ def open_image(path: str) -> tuple[Image.Image, bytes]:
         data = file.read()
     image = _opened(io.BytesIO(data))
     image.load()
-    return image, data
+    return image, hash_bytes(data)
 
 
 def check_header(path: str) -> None:
@@ -170,14 +170,17 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def file_digest(path: str, cache: DigestCache | None) -> str:
-    stat = os.stat(path)
+def _entry(path: str, status: os.stat_result) -> tuple[str, int, int]:
     # Copying and unpacking set back mtime, so that a replaced file may look like the old one; ctime can't be set.
-    entry = (os.path.abspath(path), stat.st_size, stat.st_mtime_ns + stat.st_ctime_ns)
-    if cache is not None and entry in cache:
+    return os.path.abspath(path), status.st_size, status.st_mtime_ns + status.st_ctime_ns
+
+
+def file_digest(path: str, cache: DigestCache | None) -> str:
+    if cache is not None and (entry := _entry(path, os.stat(path))) in cache:
         return cache[entry]
     with _open_regular(path) as file:
+        status = os.fstat(file.fileno())  # of what is read: the path may lead elsewhere by now
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    if cache is not None and time.time_ns() - max(stat.st_mtime_ns, stat.st_ctime_ns) > _SETTLED_NS:
-        cache[entry] = digest
+    if cache is not None and time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+        cache[_entry(path, status)] = digest
     return digest

@@ -15,7 +15,7 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader, pil_loader
 
 from ..checks import as_indices, listed
-from .images import as_pil, check_header, check_regular, hash_bytes, open_image, to_rgb
+from .images import DigestCache, as_pil, check_header, check_regular, file_digest, hash_bytes, open_image, to_rgb
 
 __all__ = ["Progress", "class_names", "flatten", "int_labels", "layers", "unique"]
 
@@ -59,13 +59,25 @@ class _Folder:
     def path(self, index: int) -> str | None:
         return os.fspath(self.dataset.samples[index][0])
 
-    def read(self, index: int) -> Any:
+    def read(self, index: int) -> tuple[Any, str | None]:
+        """The image and its `digest`: of the very bytes that were decoded if that is up to us, else looked at after."""
         path = self.dataset.samples[index][0]
         if self.dataset.loader in _DEFAULT_LOADERS:
-            return open_image(path)[0]  # as torchvision's, but without its clipping of 16-bit images
+            return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_regular(path)
         check_header(path)
-        return self.dataset.loader(path)
+        return self.dataset.loader(path), self.digest(index)
+
+    def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
+        """Of a file's bytes, and of a user's own loader by its name: another one may see another image in them."""
+        path, loader = self.dataset.samples[index][0], self.dataset.loader
+        if not os.path.isfile(path):
+            return None
+        digest = file_digest(path, cache)
+        if loader in _DEFAULT_LOADERS:
+            return digest
+        # Without its module, which is another one where a script is imported and not run.
+        return hash_bytes(f"{digest} {getattr(loader, '__qualname__', type(loader).__qualname__)}".encode())
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
         return [self.dataset.samples[i][1] for i in indices.tolist()]
@@ -94,8 +106,11 @@ class _Items:
             raise NotAPair(f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}.")
         return item[0], item[1]
 
-    def read(self, index: int) -> Any:
-        return self._item(index)[0]
+    def read(self, index: int) -> tuple[Any, None]:
+        return self._item(index)[0], None
+
+    def digest(self, index: int, cache: DigestCache | None = None) -> None:
+        return None
 
     def _label(self, index: int) -> Any:
         try:
@@ -129,7 +144,7 @@ class _Items:
 
     def _first(self) -> str:
         try:
-            image = to_rgb(as_pil(self.read(0), "dataset[0]"))
+            image = to_rgb(as_pil(self.read(0)[0], "dataset[0]"))
         except Exception:  # it's reported when its turn comes
             return ""
         return f"{image.size} {hash_bytes(image.tobytes())}"
