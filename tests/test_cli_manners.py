@@ -10,11 +10,13 @@ from commands import python, run
 
 from torch_augcond import VARIANTS
 from torch_augcond.cli.preview import _lines
-from torch_augcond.defaults import VARIANT_NAMES
+from torch_augcond.defaults import SCHEDULER_NAMES, VARIANT_NAMES
+from torch_augcond.generators.options import SCHEDULERS
 
 
 def test_the_help_names_the_variants_there_are():
     assert tuple(VARIANTS) == VARIANT_NAMES
+    assert tuple(SCHEDULERS) == SCHEDULER_NAMES
 
 
 @pytest.mark.parametrize("command", ["generate", "status", "verify", "preview", "export"])

@@ -191,6 +191,7 @@ def test_the_compiled_graph(fresh):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("ops", COMPOSITIONS.values(), ids=COMPOSITIONS)
 def test_every_composition_compiled(fresh, ops, dtype):

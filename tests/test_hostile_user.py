@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from fakes import paint
 from faults import contents, job_of, paint_sources, problems
 from torchvision.datasets import ImageFolder
 
-from torch_augcond.store import Store, scan, turns
+from torch_augcond import shards
+from torch_augcond.store import Store, disk, scan, turns
 from torch_augcond.store.disk import TEMP_PREFIX, seal_with
 from torch_augcond.store.imagefile import encode
 
@@ -52,9 +54,81 @@ def test_a_class_folder_that_becomes_a_link_takes_nothing_outside(real, tmp_path
 def test_a_root_among_the_real_images_is_refused(real, tmp_path):
     """It would be a class of the next run, and its images the sources of others."""
     (tmp_path / "link").symlink_to(real)
-    for root in (real / "synthetic", real / "cat" / "synthetic", tmp_path / "link" / "synthetic"):
+    (tmp_path / "subset").mkdir()
+    (tmp_path / "subset" / "cat").symlink_to(real / "cat")
+    for data, root in [
+        (real, real),
+        (real, real / "synthetic"),
+        (real, real / "cat" / "synthetic"),
+        (real, tmp_path / "link" / "synthetic"),
+        (tmp_path / "subset", real / "cat" / "synthetic"),
+    ]:
         with pytest.raises(ValueError, match="`root` must lie outside of the real images"):
-            job_of(real, root)
+            job_of(data, root)
+    with pytest.raises(ValueError, match="`root` must not keep things aside among the real images"):
+        job_of(real.rename(tmp_path / "set.aside"), tmp_path / "set")
+
+
+def test_the_cache_among_the_real_images_is_refused(real, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(real / "cache"))
+    with pytest.raises(ValueError, match="`root` must lie outside of the real images"):
+        job_of(real, None)
+
+
+def test_a_set_is_no_class_and_no_place_for_another(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    with pytest.raises(ValueError, match="`root` must lie outside of other sets, but .* is inside"):
+        job_of(real, tmp_path / "set" / "seed1")
+    before = contents(tmp_path / "set")
+    with pytest.raises(ValueError, match="`root` must lie outside of the real images"):
+        job_of(tmp_path / "set", tmp_path / "set")
+    with pytest.raises(ValueError, match="`dataset` must hold real images, but 'set' in .* is a set of synthetic ones"):
+        job_of(tmp_path, tmp_path.parent / "other")
+    assert contents(tmp_path / "set") == before
+
+
+def test_a_class_called_otherwise_is_another_set(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    before = contents(tmp_path / "set")
+    with pytest.raises(ValueError, match="the prompt of class 'cat' is 'a photo of a cat', not 'a photo of a tabby'"):
+        job_of(real, tmp_path / "set", class_names={"cat": "tabby"})
+    assert contents(tmp_path / "set") == before
+
+
+def test_a_note_of_an_earlier_process_of_this_number_binds_nobody(real, tmp_path):
+    """In a container, each run may be process 1."""
+    job = job_of(real, tmp_path / "set")
+    mine = disk.temp_path(tmp_path / "set", turns._MARK)
+    assert not disk.writer_is_dead(mine.name)
+    start, mark, _ = mine.name.partition(turns._MARK)
+    Path(mine.parent, start + mark + "0" * 16).write_bytes(job.plan.keys.tobytes())
+    assert job.make().made == 12
+
+
+def test_verify_removes_the_heartbeats_of_who_is_gone(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    beat = shards.beat_path(tmp_path / "set", (0, 2))
+    beat.touch()
+    list(Store(tmp_path / "set").verify())
+    assert beat.exists()
+    os.utime(beat, (time.time() - 60,) * 2)
+    list(Store(tmp_path / "set").verify())
+    assert not beat.exists()
+
+
+def test_a_class_without_a_readable_image_is_missed(real, tmp_path):
+    from fakes import FakeGenerator
+
+    from torch_augcond import AugConditionedSynthetic
+
+    for path in (real / "cat").iterdir():
+        path.unlink()
+        os.mkfifo(path)
+    with (
+        pytest.warns(UserWarning, match="can't be read"),
+        pytest.raises(RuntimeError, match="none of the real images of class 'cat' can be read"),
+    ):
+        AugConditionedSynthetic(ImageFolder(real), generator=FakeGenerator(), root=tmp_path / "set", num_per_class=2)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,35 @@ def test_slurm_arrays_cover_every_shard_once(first, step, tasks):
     assert found == [(i, count * tasks) for i in range(count * tasks)]
 
 
+@pytest.mark.parametrize(
+    "environ, message",
+    [
+        ({"RANK": "5", "WORLD_SIZE": "4"}, "`RANK` must be below WORLD_SIZE, 4, but got 5"),
+        ({"RANK": "x", "WORLD_SIZE": "4"}, "`RANK` must be an int of 0 or more, but got 'x'"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "`WORLD_SIZE` must be an int of 1 or more, but got '0'"),
+    ],
+)
+def test_a_broken_environment_of_torchrun_is_named(environ, message):
+    with pytest.raises(ValueError, match=message):
+        shards.from_environment(environ)
+
+
+@pytest.mark.parametrize(
+    "first, last, count, step, task, message",
+    [
+        (3, 17, 2, 1, 3, "which share of the set task 3"),
+        (3, 17, 2, 1, 17, "which share of the set task 17 of the Slurm array is can't be told.*--shard i/N"),
+        (0, 9, 4, 3, 4, "which share of the set task 4"),
+        (0, 9, 4, 0, 3, "`SLURM_ARRAY_TASK_STEP` must be an int of 1 or more, but got '0'"),
+        (0, 9, "", 3, 3, "`SLURM_ARRAY_TASK_COUNT` must be an int of 1 or more, but got ''"),
+    ],
+)
+def test_slurm_arrays_with_gaps_are_refused(first, last, count, step, task, message):
+    array = {"ID": task, "MIN": first, "MAX": last, "COUNT": count, "STEP": step}
+    with pytest.raises(ValueError, match=message):
+        shards.from_slurm({f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()})
+
+
 @given(st.integers(1, 9), st.integers(0, 40))
 def test_every_key_has_one_owner(count, n):
     keys = np.random.default_rng(n).integers(0, 256, (n, 16), np.uint8)

@@ -16,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torch_augcond.plan import make_plan
 from torch_augcond.plan.recipe import Settings
 from torch_augcond.store import Store, escape_class
-from torch_augcond.store.disk import TEMP_PREFIX, host, publish
+from torch_augcond.store.disk import TEMP_PREFIX, publish, temp_path
 from torch_augcond.store.imagefile import check, encode
 
 SETTINGS = Settings(
@@ -283,8 +283,8 @@ def _die_while_writing(root):
 
 
 def test_claim_removes_old_temporary_files_only(full):
-    alive = f"{host()}-{os.getpid()}-0"
-    old, new, own = (full.root / (TEMP_PREFIX + name) for name in ("elsewhere-1-old", "elsewhere-1-new", alive))
+    old, new = (full.root / (TEMP_PREFIX + name) for name in ("elsewhere-1-old", "elsewhere-1-new"))
+    own = temp_path(full.root)
     old.touch(), new.touch(), own.touch()
     os.utime(old, (0, 0))
     full.claim(SETTINGS)

@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.vision import StandardTransform
 
 from . import shards
-from .checks import as_int
+from .checks import as_int, listed
 from .defaults import FAILURE_BUDGET
 from .job import Job, NothingMade
 from .plan.recipe import readable
@@ -214,6 +214,8 @@ def _make(request: Request, batch_size: int | None) -> Job:
     """The set with everything made: by this process, or by all of its process group."""
     rank, count = shard = shards.from_environment()
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
+    if unseen := job.unseen():
+        raise RuntimeError(f"none of the real images of class {listed(unseen)} can be read. Mend them.")
     beat = shards.Heartbeat(job.store.root, shard)
     with beat if count > 1 else nullcontext():
         # What has failed stays failed: the ranks must agree on the length of the dataset.

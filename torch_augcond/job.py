@@ -120,6 +120,13 @@ class Job:
                 prompt = self.request.prompts[name]
                 self.store.record_failure(Recipe(key, 0, label, name, prompt, 0, (index,), ()), reason)
 
+    def unseen(self) -> list[str]:
+        """The classes of which images are asked for, and no real one can be read."""
+        labels, bad = self.sources.labels, list(self.unreadable)
+        readable = np.delete(labels, bad)
+        lost = [self.sources.class_of[label] for label in np.setdiff1d(labels, readable).tolist()]
+        return [name for name in lost if self.request.per_class()[name]]
+
     def unreadable_over(self, budget: float) -> bool:
         """Whether a larger fraction than ``budget`` of the real images can't be read."""
         return len(self.unreadable) > budget * len(self.sources)

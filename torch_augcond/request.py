@@ -16,11 +16,13 @@ from typing import Any
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
+from .checks import listed
 from .defaults import DEFAULT_GENERATOR
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
 from .sources.readers import layers
+from .store.scan import CONFIG
 from .transforms import Compose, resolve
 
 __all__ = ["FEW_SHOTS", "Request"]
@@ -75,11 +77,27 @@ class Request:
         self.prompts  # noqa: B018 - its checks, and its warning, now rather than later
 
     def _check_root_is_apart(self) -> None:
-        """Inside a folder of real images it would be taken for one of its classes."""
-        folders = [leaf.dataset.root for leaf in self.sources.leaves if isinstance(leaf.dataset, DatasetFolder)]
-        for folder in folders if self.root is not None else ():
-            if Path(folder).resolve() in Path(self.root).expanduser().resolve().parents:
-                raise ValueError(f"`root` must lie outside of the real images, but got {self.root} in {folder}.")
+        """Inside a folder of real images the set would be taken for one of its classes, as another one may be."""
+        from huggingface_hub.constants import HF_ASSETS_CACHE
+
+        text = os.fspath(self.root or HF_ASSETS_CACHE)
+        if "\0" in str(text) or not Path(text).expanduser().resolve().name:
+            raise ValueError(f"`root` must be a folder with a name, but got {text!r}.")
+        root = Path(text).expanduser().resolve()
+        for leaf in self.sources.leaves:
+            if not isinstance(leaf.dataset, DatasetFolder):
+                continue
+            real = Path(leaf.dataset.root).resolve()
+            folders = [real, *(real / name for name in leaf.dataset.classes)]
+            if {root, *root.parents} & {folder.resolve() for folder in folders}:
+                raise ValueError(f"`root` must lie outside of the real images, but got {self.root or root} in {real}.")
+            if root.with_name(f"{root.name}.aside") in (real, *real.parents):
+                raise ValueError(f"`root` must not keep things aside among the real images, but got {self.root}.")
+            if sets := [folder.name for folder in folders[1:] if (folder / CONFIG).exists()]:
+                raise ValueError(
+                    f"`dataset` must hold real images, but {listed(sets)} in {real} is a set of synthetic ones. "
+                    "Keep it elsewhere, or name the folder beside it."
+                )
 
     @property
     def is_loaded(self) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["Heartbeat", "Shard", "from_environment", "from_slurm", "local_rank",
 
 Shard = tuple[int, int]
 
+BEAT_PREFIX = ".augcond-tmp-beat-"
 BEAT_SECONDS = 5.0
 STALLED_SECONDS = 50.0  # a process that was at work and is silent for so long has died
 ABSENT_SECONDS = 600.0  # a process that hasn't shown up yet may still be loading its libraries or data
@@ -35,7 +36,7 @@ def parse(text: str) -> Shard:
     first, slash, second = text.partition("/")
     if slash and first.isascii() and first.isdigit() and second.isascii() and second.isdigit():
         index, count = int(first), int(second)
-        if index < count:
+        if index < count < 2**31:
             return index, count
     raise ValueError(f"`shard` must be i/N with 0 <= i < N, such as 0/4, but got {text!r}. Shards are counted from 0.")
 
@@ -47,21 +48,43 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Shard:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     if "RANK" in environ and "WORLD_SIZE" in environ:
-        return int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        index, count = _number(environ, "RANK"), _number(environ, "WORLD_SIZE", low=1)
+        if index >= count:
+            raise ValueError(f"`RANK` must be below WORLD_SIZE, {count}, but got {index}.")
+        return index, count
     return 0, 1
+
+
+def _number(environ: Mapping[str, str], name: str, default: int = 0, low: int = 0) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdecimal() or not low <= int(text):
+        raise ValueError(f"the environment variable `{name}` must be an int of {low} or more, but got {text!r}.")
+    return int(text)
 
 
 def from_slurm(environ: Mapping[str, str] = os.environ) -> Shard:
     """The shard of this task in a Slurm job step, in a job array, or in both; (0, 1) outside Slurm.
 
     The step's own count is read, not ``SLURM_NTASKS``, which is also set where a batch script runs as a single task.
+
+    Raises:
+        ValueError: If a variable holds no count, or the array has gaps (``--array=3,17``), so that its tasks would make
+            other shares than those that are missing.
     """
-    index, count = int(environ.get("SLURM_PROCID", 0)), int(environ.get("SLURM_STEP_NUM_TASKS", 1))
+    index, count = _number(environ, "SLURM_PROCID"), _number(environ, "SLURM_STEP_NUM_TASKS", 1, low=1)
     if "SLURM_ARRAY_TASK_ID" not in environ:
         return (index, count) if index < count else (0, 1)
-    step = int(environ.get("SLURM_ARRAY_TASK_STEP", 1))
-    position = (int(environ["SLURM_ARRAY_TASK_ID"]) - int(environ.get("SLURM_ARRAY_TASK_MIN", 0))) // step
-    return position * count + index, int(environ.get("SLURM_ARRAY_TASK_COUNT", position + 1)) * count
+    task, first = _number(environ, "SLURM_ARRAY_TASK_ID"), _number(environ, "SLURM_ARRAY_TASK_MIN")
+    step = _number(environ, "SLURM_ARRAY_TASK_STEP", 1, low=1)
+    position, apart = divmod(task - first, step)
+    tasks = _number(environ, "SLURM_ARRAY_TASK_COUNT", position + 1, low=1)
+    last = _number(environ, "SLURM_ARRAY_TASK_MAX", first + (tasks - 1) * step)
+    if apart or not 0 <= position < tasks or last != first + (tasks - 1) * step:
+        raise ValueError(
+            f"which share of the set task {task} of the Slurm array is can't be told, since its {tasks} tasks are not "
+            "evenly spaced. Say it: --shard i/N, with the N of the array that is to be completed."
+        )
+    return position * count + index, tasks * count
 
 
 def local_rank(environ: Mapping[str, str] = os.environ) -> int:
@@ -113,7 +136,7 @@ class Heartbeat:
 
 def beat_path(root: str | os.PathLike, shard: Shard) -> Path:
     """The file whose time of change is the heartbeat of a shard's process."""
-    return Path(root) / f".augcond-tmp-beat-{shard[0]}-of-{shard[1]}"
+    return Path(root) / f"{BEAT_PREFIX}{shard[0]}-of-{shard[1]}"
 
 
 class Watch:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `torch-augcond status ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ERROR
-    except (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, MemoryError, ImportError, Warning) as error:
         if "--debug" in argv:
             raise
         return _say(f"{name}: error: {error or type(error).__name__}", ERROR)
@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def tell(text: str, stream: TextIO | None = None) -> None:
     """Prints a line in which nothing can move the cursor or fail to be encoded: it may hold names of files."""
     stream = stream or sys.stdout
+    if stream is None:  # closed by who started us: >&-
+        return
     encoding = stream.encoding or "utf-8"
     plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     print(plain.encode(encoding, "backslashreplace").decode(encoding), file=stream)

@@ -3,12 +3,13 @@
 import argparse
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from .. import shards
-from ..defaults import DEFAULT_GENERATOR, FAILURE_BUDGET, MAX_SHOTS, VARIANT_NAMES
+from ..defaults import DEFAULT_GENERATOR, FAILURE_BUDGET, MAX_SHOTS, SCHEDULER_NAMES, VARIANT_NAMES
 
 __all__ = ["COMPILE", "add_demo", "add_export", "add_generate", "add_preview", "add_status", "add_verify"]
 
@@ -74,11 +75,13 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"one of {', '.join(VARIANT_NAMES)}",
     )
-    parser.add_argument("--guidance-scale", type=float, default=2.0, metavar="W", help="1 for none")
+    parser.add_argument("--guidance-scale", type=_checked(_guidance), default=2.0, metavar="W", help="1 for none")
     parser.add_argument(
         "--num-inference-steps", type=_checked(_positive), default=10, metavar="N", help="denoising steps, of UniPC"
     )
-    parser.add_argument("--synthetic-fraction", type=Fraction, default=Fraction(1, 2), metavar="F", help="of a batch")
+    parser.add_argument(
+        "--synthetic-fraction", type=_checked(_share), default=Fraction(1, 2), metavar="F", help="of a batch"
+    )
     parser.add_argument(
         "--seeds", type=_checked(_positive), default=3, metavar="N", help="runs, each with other real images"
     )
@@ -145,12 +148,13 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scheduler",
+        choices=SCHEDULER_NAMES,
         metavar="NAME",
         help="dpmpp or unipc (which need fewer steps), ddim, euler or pndm (default: the checkpoint's own)",
     )
     parser.add_argument(
         "--guidance-interval",
-        type=float,
+        type=_checked(_fraction),
         nargs=2,
         metavar=("LO", "HI"),
         help="fractions of the steps between which there is guidance; a step without costs half (default: 0 1)",
@@ -192,6 +196,19 @@ def _shots(text: str) -> int:
     if _positive(text) > MAX_SHOTS:
         raise ValueError(f"must be an int from 1 to {MAX_SHOTS}, but got {text!r}")
     return int(text)
+
+
+def _guidance(text: str) -> float:
+    if not float(text) >= 1:
+        raise ValueError(f"must be 1 or more, but got {text!r}")
+    return float(text)
+
+
+def _share(text: str) -> Fraction:
+    with suppress(ZeroDivisionError):
+        if 0 <= (share := Fraction(text)) <= 1:
+            return share
+    raise ValueError(f"must be between 0 and 1, such as 1/2 or 0.25, but got {text!r}")
 
 
 def _fraction(text: str) -> float:

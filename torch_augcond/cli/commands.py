@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from ..generators import Generator
 
 
+_CHANGING = ("scheduler", "guidance_interval", "cache_interval")  # options of loading
+
+
 def generate(args: argparse.Namespace) -> int:
-    job = Job(_request(args), write=True, load=_loader(args))
+    load = _loader(args)
+    # What changes images is compared with what the set was made with, also where nothing is left to be made.
+    loaded = {"generator": load(args.generator)} if any(vars(args)[name] is not None for name in _CHANGING) else {}
+    job = Job(_request(args, **loaded), write=True, load=load)
     report = job.make(shard=args.shard or _shard(), batch_size=args.batch_size, budget=args.max_failures)
     tell(f"{report.made} images made, {report.present} already there, {report.failed} failed: {job.store.root}")
     if report.failed:
@@ -127,7 +133,7 @@ def _loader(args: argparse.Namespace) -> Callable[[str], "Generator"]:
 
     devices = torch.cuda.device_count()
     device = args.device or (f"cuda:{shards.local_rank() % devices}" if devices else None)
-    options = {name: getattr(args, name) for name in ("scheduler", "guidance_interval", "cache_interval", "compile")}
+    options = {name: getattr(args, name) for name in (*_CHANGING, "compile")}
     options["compile"] = COMPILE.get(args.compile)
     given = {name: value for name, value in options.items() if value is not None}
     return partial(load_generator, device=device, dtype=getattr(torch, args.dtype) if args.dtype else None, **given)

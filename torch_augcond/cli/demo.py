@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from ..dataset import AugConditionedSynthetic
 from ..defaults import MAX_SHOTS
 from ..generators import load_generator
+from ..progress import bar
 from ..request import Request
 from ..sampler import MixedRealSyntheticSampler
 from ..transforms import VARIANTS
@@ -106,12 +107,14 @@ def train_classifier(dataset, sampler, updates, seed):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, updates)
     if sampler is None:
         sampler = RandomSampler(dataset, replacement=True, num_samples=updates * BATCH)
-    for images, labels in DataLoader(dataset, BATCH, sampler=sampler, drop_last=True):
-        loss = nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    with bar(updates, "training", unit="update") as shown:
+        for images, labels in DataLoader(dataset, BATCH, sampler=sampler, drop_last=True):
+            loss = nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            shown.update()
     return model.eval()
 
 
@@ -137,7 +140,7 @@ def report(table, args, out, seconds):
     from matplotlib import pyplot
 
     images = f"{args.shots} real image{'s' * (args.shots > 1)} a class"
-    budget = f"{args.updates} updates, {args.seeds} seeds ({seconds:.0f} s)"
+    budget = f"{args.updates} updates, {args.seeds} seed{'s' * (args.seeds > 1)} ({seconds:.0f} s)"
     print(f"\nAccuracy on real {args.split} digits, {images}, {budget}")
     for arm, values in table.items():
         print(f"  {arm:<26}{np.mean(values):6.1%} ± {np.std(values, ddof=len(values) > 1):.1%}")
@@ -149,6 +152,6 @@ def report(table, args, out, seconds):
     axes.barh(list(table), [100 * np.mean(v) for v in table.values()], color=["0.75", "0.5", "tab:green"])
     for row, values in enumerate(table.values()):
         axes.plot(100 * np.array(values), [row] * len(values), "k.", markersize=4)
-    axes.set(xlabel=f"accuracy on test digits, % ({images})", xlim=(0, 100))
+    axes.set(xlabel=f"accuracy on {args.split} digits, % ({images})", xlim=(0, 100))
     axes.invert_yaxis()
     figure.savefig(out / "accuracy.png", dpi=120)

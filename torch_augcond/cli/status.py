@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "rate"]
 
 _RECENT = 2000  # images that the rate is taken from
+_SHORTEST_SECONDS = 1  # a single batch is written in less, and says nothing
 _PAUSE_SECONDS = 600  # after so long without a new image, the next one belongs to another run
 _COLUMNS = ("wanted", "made", "failed", "corrupt", "missing")
 
@@ -42,7 +43,9 @@ def describe(request: Request) -> Iterator[str]:
     if job and total["missing"] + total["corrupt"]:
         yield from _time_left(job.store, total["missing"] + total["corrupt"])
     if total["made"] < total["wanted"]:
-        yield f"to make   {request.command() or 'run `torch-augcond generate` with the same options'}"
+        # Options of loading, such as a scheduler, are in the checkpoint's name, after a "+".
+        command = None if job and "+" in job.settings.checkpoint else request.command()
+        yield f"to make   {command or 'run `torch-augcond generate` with the options that the set was made with'}"
 
 
 def _refuse(name: str) -> "Generator":
@@ -111,7 +114,7 @@ def rate(times: np.ndarray) -> float | None:
     pauses = np.flatnonzero(np.diff(recent) > _PAUSE_SECONDS)
     recent = recent[pauses[-1] + 1 :] if len(pauses) else recent
     gaps = np.diff(recent)
-    if not len(gaps) or gaps.max() <= 0:
+    if not len(gaps) or recent[-1] - recent[0] < _SHORTEST_SECONDS:
         return None
     first = int(np.argmax(gaps >= gaps.max() / 2))  # the last image of the first batch
     return (len(recent) - 1 - first) / float(recent[-1] - recent[first])

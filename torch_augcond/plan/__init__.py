@@ -15,6 +15,7 @@ from .recipe import Recipe, Settings, canonical, canonical_end, canonical_start,
 
 __all__ = ["Plan", "Recipe", "Settings", "build_prompts", "canonical", "counts_per_class", "make_plan"]
 
+_MANY = 2**31  # images for each class or image, at most; a plan takes 45 bytes for each
 _BLOCK = 1 << 18  # scores held at once: 2 MiB stay in the cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -53,6 +54,8 @@ def counts_per_class(
         check_names(name, num_per_class, list(real))
         return {c: as_int(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real}
     value = as_int(name, value, int(name == "fill_to"))
+    if value >= _MANY:
+        raise ValueError(f"`{name}` must be below {_MANY}, but got {value}.")
     rules = {"num_per_image": lambda n: value * n, "num_per_class": lambda n: value, "fill_to": lambda n: value - n}
     return {c: max(0, rules[name](n)) for c, n in real.items()}
 
@@ -178,7 +181,7 @@ class Plan(Sequence[Recipe]):
 
     def __init__(self, inputs: _Inputs, at_least: Mapping[str, int] | None = None) -> None:
         self._inputs = inputs
-        self.settings = inputs.settings
+        self.settings, self.prompts = inputs.settings, inputs.prompts
         classes = inputs.classes(at_least or {})
         size = sum(int(c.streams.sum()) for c in classes)
         self.keys = np.empty((size, 16), np.uint8)

@@ -98,6 +98,7 @@ class Store:
         """
         if self.root.exists() and not self.root.is_dir():
             raise NotADirectoryError(f"`root` must be a folder, but {self.root} is a file. Choose another `root`.")
+        config.check_place(self.root)
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         config.claim(self.root, settings)
@@ -191,6 +192,9 @@ class Store:
         """Images that ``plan`` would not make whatever the count: their source is gone or has changed.
 
         Those above the plan's count are kept: they belong to the set as soon as the count is raised again.
+
+        Raises:
+            ValueError: If another prompt made them: then a class is called otherwise, and that is another set.
         """
         unknown = self._strangers(plan)
         ordinals: dict[str, int] = {}
@@ -198,11 +202,21 @@ class Store:
             with suppress(Corrupt, FileNotFoundError):  # nobody knows where a damaged one belongs
                 record = read_provenance(path)
                 if _key_of(record, plan.settings) == path.stem:
+                    self._check_prompt(record, plan)
                     ordinals[record["class_name"]] = max(record["ordinal"], ordinals.get(record["class_name"], 0))
         if not ordinals:
             return unknown
         strange = set(self._strangers(plan.extended(ordinals)))
         return [path for path in unknown if path in strange]
+
+    def _check_prompt(self, record: dict[str, Any], plan: Plan) -> None:
+        name, prompt = record["class_name"], record["prompt"]
+        if plan.prompts.get(name, prompt) != prompt:
+            raise ValueError(
+                f"`root` must hold one set, but {self.root} was made with another configuration: the prompt of class "
+                f"{name!r} is {prompt!r}, not {plan.prompts[name]!r}. Choose another `root`, or that `class_names` and "
+                "`prompt`."
+            )
 
     def _strangers(self, plan: Plan) -> list[Path]:
         """The images that ``plan`` doesn't have, or not in that class."""

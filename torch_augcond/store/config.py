@@ -10,9 +10,18 @@ from .disk import MAX_METADATA, explained, publish, read_regular, seal, sync_fol
 if TYPE_CHECKING:
     from ..plan import Settings
 
-__all__ = ["claim", "recorded"]
+__all__ = ["check_place", "claim", "recorded"]
 
 _FORMAT = 1
+
+
+def check_place(root: Path) -> None:
+    """Raises a ValueError if ``root`` lies in another set."""
+    if outer := next((folder for folder in root.resolve().parents if (folder / scan.CONFIG).exists()), None):
+        raise ValueError(
+            f"`root` must lie outside of other sets, but {root} is inside {outer}, which would take it for one of its "
+            "classes. Choose another `root`."
+        )
 
 
 def claim(root: Path, settings: "Settings") -> None:

@@ -11,8 +11,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
+
+from ..shards import BEAT_PREFIX, BEAT_SECONDS
 
 TEMP_PREFIX = ".augcond-tmp-"
 MAX_METADATA = 1 << 30  # bytes in a file that is no image
@@ -88,6 +91,13 @@ def explained(path: str | os.PathLike, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         if not error.errno:
             raise
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OSError(
+                error.errno,
+                f"{os.strerror(error.errno)}. Raise the limit (ulimit -n), then run the same command again: what was "
+                "written stays",
+                os.fspath(path),
+            ) from error
         full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))  # Windows has no quota
         room = (
             f": {needed:,} bytes needed, {_free(path)}. Make room" if full else ". Allow writing, or choose another one"
@@ -180,7 +190,13 @@ def written(
 
 def temp_path(root: Path, mark: str = "-") -> Path:
     """A name for a temporary file, which `sweep` removes once this process is dead."""
-    return root / f"{TEMP_PREFIX}{host()}-{os.getpid()}{mark}{secrets.token_hex(8)}"
+    return root / f"{TEMP_PREFIX}{host()}-{os.getpid()}{mark}{_life(os.getpid())}{secrets.token_hex(4)}"
+
+
+@cache
+def _life(pid: int) -> str:
+    """Tells this process from an earlier one of the same number: in a container, each run may be process 1."""
+    return secrets.token_hex(4)
 
 
 def host() -> str:
@@ -195,7 +211,8 @@ def sweep(root: Path) -> None:
     """
     for path in [Path(root, name) for name in os.listdir(root) if name.startswith(TEMP_PREFIX)]:
         with suppress(OSError):
-            if writer_is_dead(path.name) or time.time() - path.lstat().st_mtime > _DAY:
+            lifetime = 6 * BEAT_SECONDS if path.name.startswith(BEAT_PREFIX) else _DAY
+            if writer_is_dead(path.name) or time.time() - path.lstat().st_mtime > lifetime:
                 path.unlink()
 
 
@@ -205,6 +222,8 @@ def writer_is_dead(name: str) -> bool:
     pid = rest.partition("-")[0]
     if machine != host() or not pid.isdecimal() or os.name == "nt":  # there, asking a process would end it
         return False
+    if int(pid) == os.getpid():
+        return not rest.rpartition("-")[2].startswith(_life(os.getpid()))
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -81,6 +81,7 @@ class Stock:
         except (ValueError, TypeError, KeyError, FileNotFoundError):
             return
         for folder, count in folders:
-            there, block, keys = set(images(self._root / folder)), keys[: 16 * count].hex(), keys[16 * count :]
+            block, keys = keys[: 16 * count].hex(), keys[16 * count :]
+            there = set(images(self._root / folder)) if (self._root / folder).is_dir() else ()
             names = (block[i : i + 32] + ending for i in range(0, len(block), 32))
             yield from (self._root / folder / name for name in names if name not in there)
