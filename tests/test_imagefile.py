@@ -1,6 +1,7 @@
 """An image file is exactly what was written, or it is found out."""
 
 import json
+import os
 import pickle
 import random
 
@@ -104,14 +105,27 @@ def test_record_of_something_else_is_found(file):
 
 
 def test_links_and_giants_are_not_read(file, tmp_path):
-    link = tmp_path / f"link{file.suffix}"
+    link = tmp_path / "links" / file.name
+    link.parent.mkdir()
     link.symlink_to(file)
-    with pytest.raises(Corrupt, match="not a regular file"):
-        check(link, KEY)
+    readers = (lambda path: check(path, KEY), load_image)
+    for read in readers:
+        with pytest.raises(Corrupt, match="not a regular file"):
+            read(link)
     with open(file, "r+b") as giant:
         giant.truncate(MAX_BYTES + 1)
-    with pytest.raises(Corrupt, match="more than the"):
-        check(file, KEY)
+    for read in readers:
+        with pytest.raises(Corrupt, match="more than the"):
+            read(file)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    pipe = tmp_path / f"{KEY}.png"
+    os.mkfifo(pipe)
+    for read in (lambda path: check(path, KEY), load_image):
+        with pytest.raises(Corrupt, match="not a regular file"):
+            read(pipe)
 
 
 def test_missing_file_is_not_a_damaged_one(tmp_path):

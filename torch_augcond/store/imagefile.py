@@ -163,8 +163,10 @@ def load_image(path: str) -> Image.Image:
         FileNotFoundError: If there is no such file.
     """
     name = os.path.basename(path)
-    with open(path, "rb") as file:
-        data = file.read()
+    try:
+        data = read_regular(path, MAX_BYTES)
+    except ValueError as error:
+        raise Corrupt(path, str(error)) from error
     plain, text = _extract(data, name[33:])
     body = b"{" + text[len(_DIGEST) + 35 :]  # the record without its digest, which comes first
     digest = hashlib.blake2b(len(body).to_bytes(8, "big") + body, digest_size=16)
