@@ -55,6 +55,25 @@ def test_the_command_that_the_dataset_names_does_it(fake, data, tmp_path, capsys
     assert len(AugConditionedSynthetic(ImageFolder(data), generate=False, **want)) == 6
 
 
+def test_options_of_loading_are_compared_with_the_set(data, tmp_path, capsys):
+    """Also where nothing is left to be made; and no command is named that would be refused."""
+    argv = ["generate", data, "--root", tmp_path / "set", "--generator", "tiny", "--num-inference-steps", 1]
+    assert run(capsys, *argv)[0] == 0 == run(capsys, *argv)[0]
+    code, _, err = run(capsys, *argv, "--scheduler", "dpmpp")
+    assert code == 1 and "was made with another configuration: `checkpoint`" in err
+    argv[3] = tmp_path / "other"
+    assert run(capsys, *argv, "--scheduler", "dpmpp")[0] == 0 == run(capsys, *argv, "--scheduler", "dpmpp")[0]
+    out = run(capsys, "status", *argv[1:], "--num-per-image", 2)[1]
+    assert "to make   run `torch-augcond generate` with the options that the set was made with" in out
+
+
+@pytest.mark.parametrize("closed", [">&-", ">&- 2>&-"])
+def test_closed_streams_are_no_error(data, tmp_path, closed):
+    command = f"{sys.executable} -m torch_augcond verify {tmp_path} {closed}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+
+
 def test_shards_make_a_set_between_them(fake, data, tmp_path, capsys, monkeypatch):
     argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 10]
     made = int(COUNTS.search(run(capsys, *argv, "--shard", "1/3")[1])[1])

@@ -78,6 +78,7 @@ def test_a_signal_between_two_batches_keeps_what_is_made(begin, fake, data, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_signals_at_any_moment(begin, fake, data, tmp_path, capsys):
     """From its first batch to its end: it ends in time, and never with damage."""
     root, codes = tmp_path / "set", set()
