@@ -107,6 +107,15 @@ def test_provenance(real, tmp_path):
         assert {"lam", "span", "dropout_key"} == set(record["drawn"])
 
 
+def test_provenance_has_the_label_that_the_dataset_has_now(folder, tmp_path):
+    make(ImageFolder(folder), tmp_path / "set", num_per_class=2)
+    paint_folder(folder, {"ant": 2})  # before all others
+    synthetic = make(ImageFolder(folder), tmp_path / "set", num_per_class=2)
+    records = [synthetic.provenance(i) for i in range(len(synthetic))]
+    assert [record["label"] for record in records] == synthetic.targets
+    assert [record["class_name"] for record in records] == [synthetic.classes[label] for label in synthetic.targets]
+
+
 # --- transforms -------------------------------------------------------------------------------------------------------
 
 

@@ -169,14 +169,14 @@ class AugConditionedSynthetic(DatasetFolder):
         return self.samples.labels.tolist()
 
     def provenance(self, index: int) -> dict[str, Any]:
-        """What made image ``index``: sources, drawn numbers, prompt, checkpoint and all settings.
+        """What made image ``index``: sources, drawn numbers, prompt, checkpoint and all settings; its label is today's.
 
         Raises:
             IndexError: If there is no such image.
             Corrupt: If its file is damaged.
         """
-        path = self.samples[index][0]
-        return check(path, Path(path).stem)
+        path, label = self.samples[index]
+        return check(path, Path(path).stem) | {"label": label}  # classes may have been added since it was made
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker needs neither the real images nor what made the synthetic ones.
