@@ -170,6 +170,7 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
         (["generate", "DATA", "--root", "/"], 2, "`root` must be a folder with a name, but got '/'"),
         (["generate", "DATA", "--num-per-image", str(10**19)], 2, "`num_per_image` must be below"),
         (["generate", "DATA", "--shard", f"0/{10**30}"], 2, "`shard` must be i/N"),
+        (["generate", "DATA", "--device", "x"], 2, "--device must be cpu, cuda, cuda:1, ..., but got 'x'"),
         (["generate", "DATA", "--scheduler", "x"], 2, "argument --scheduler: invalid choice: 'x'"),
         (["generate", "DATA", "--guidance-interval", "0", "1.5"], 2, "must be between 0 and 1, but got '1.5'"),
         (["demo", "--synthetic-fraction", "1/0"], 2, "must be between 0 and 1, such as 1/2 or 0.25, but got '1/0'"),

@@ -131,6 +131,10 @@ def _request(args: argparse.Namespace, **other: Any) -> Request:
 def _loader(args: argparse.Namespace) -> Callable[[str], "Generator"]:
     from ..generators import load_generator
 
+    try:
+        torch.device(args.device or "cpu")
+    except RuntimeError:
+        raise UsageError(f"--device must be cpu, cuda, cuda:1, ..., but got {args.device!r}") from None
     devices = torch.cuda.device_count()
     device = args.device or (f"cuda:{shards.local_rank() % devices}" if devices else None)
     options = {name: getattr(args, name) for name in (*_CHANGING, "compile")}
