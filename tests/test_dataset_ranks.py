@@ -127,6 +127,6 @@ def test_every_rank_takes_its_own_device(monkeypatch):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         monkeypatch.setenv("WORLD_SIZE", "3")
         dataset._load("tiny")
-    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("RANK", "0"), monkeypatch.setenv("WORLD_SIZE", "1")
     dataset._load("tiny")
     assert loaded == [("tiny", "cuda:0"), ("tiny", "cuda:1"), ("tiny", "cuda:0"), ("tiny", None)]

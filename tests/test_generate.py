@@ -201,7 +201,9 @@ def test_a_class_of_one_image_mixes_it_with_itself(tmp_path):
 
 def test_a_mistake_in_the_dataset_stops_the_run(tmp_path):
     job = job_of([(Image.new("RGB", (20, 20), (i, 0, 0)), 0) for i in range(3)], tmp_path / "set")
-    job.sources.image = lambda i: (_ for _ in ()).throw(TypeError("the image of dataset[0] must be a PIL image"))
+    job.sources.image = lambda i, digest=None: (_ for _ in ()).throw(
+        TypeError("the image of dataset[0] must be a PIL image")
+    )
     with pytest.raises(TypeError, match="must be a PIL image"):
         job.make()
 

@@ -281,7 +281,7 @@ def test_the_command_line_passes_options_on(data, tmp_path, capsys):
     code, _, err = run(capsys, "generate", *argv)
     assert code == 1 and "guidance-0.2-0.6" in err and err.count("\n") == 1
     code, _, err = run(capsys, "generate", *argv, "--scheduler", "dpm")
-    assert code == 1 and "`scheduler` must be None or one of ddim" in err and err.count("\n") == 1
+    assert code == 2 and "argument --scheduler: invalid choice: 'dpm'" in err and err.count("\n") == 1
 
 
 # --- Batch size

@@ -88,7 +88,7 @@ class Request:
             if not isinstance(leaf.dataset, DatasetFolder):
                 continue
             real = Path(leaf.dataset.root).resolve()
-            folders = [real, *(real / name for name in leaf.dataset.classes)]
+            folders = [real, *(entry for entry in real.iterdir() if entry.is_dir())] if real.is_dir() else [real]
             if {root, *root.parents} & {folder.resolve() for folder in folders}:
                 raise ValueError(f"`root` must lie outside of the real images, but got {self.root or root} in {real}.")
             if root.with_name(f"{root.name}.aside") in (real, *real.parents):
