@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from report import refresh
 
 HERE = Path(__file__).resolve().parent
@@ -55,10 +56,15 @@ def main():
     parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
     parser.add_argument("--minutes", type=float, default=25, help="at most, for all (default: %(default)s)")
     args = parser.parse_args()
+    known = commands(args.device, args.quick)
+    if unknown := set(args.only or ()) - known.keys():
+        parser.error(f"{', '.join(sorted(unknown))} is none of the benchmarks of {args.device}: {', '.join(known)}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU that torch can use here: leave out --device, or run it on a machine with one")
     deadline = time.monotonic() + 60 * args.minutes
     with tempfile.TemporaryDirectory() as scratch:
         results, done = Path(scratch) if args.quick else HERE / "results", []
-        for name, arguments in commands(args.device, args.quick).items():
+        for name, arguments in known.items():
             path = results / f"{name}-{args.device}.csv"
             if name in (args.only or [name]) and not (args.resume and path.exists()):
                 done.append(run(name, arguments, args.device, path, deadline))

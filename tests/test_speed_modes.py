@@ -16,7 +16,7 @@ from test_stable_unclip import KEYS, PROMPTS, diffusers_images, embedding_noise
 from torch_augcond import StableUnCLIPGenerator, load_generator
 from torch_augcond.generators.denoise import DECODE_CHUNK
 from torch_augcond.generators.memory import fit
-from torch_augcond.generators.networks import choose
+from torch_augcond.generators.networks import Networks, choose
 from torch_augcond.generators.reuse import split
 
 NUMBERS = {"guidance_scale": 2.0, "num_inference_steps": 4}
@@ -105,6 +105,16 @@ def test_a_row_made_again_in_float32_runs_uncompiled(graphs, monkeypatch):
         generator.generate(bad, generator.encode_prompts(PROMPTS), KEYS, **NUMBERS)
     assert rows[-4:] == [2] * 4
     assert graphs and torch.float32 not in set().union(*graphs)
+
+
+def test_the_next_job_undoes_what_was_compiled_by_region(graphs):
+    pipe = make_generator(compile=False).pipe
+    wrapped = lambda: [module.forward for module in pipe.unet.modules() if hasattr(module.forward, "plain")]  # noqa: E731
+    for _ in range(2):
+        Networks(pipe, "regional")
+        assert wrapped() and not any(hasattr(forward.plain, "plain") for forward in wrapped())
+    Networks(pipe)
+    assert not wrapped()
 
 
 @pytest.mark.slow
@@ -249,6 +259,8 @@ def test_what_changes_images_changes_the_fingerprint():
         ({"guidance_interval": 0.5}, ValueError, "`guidance_interval` must be two numbers .* but got 0.5"),
         ({"guidance_interval": (0.6, 0.2)}, ValueError, r"0 <= lo < hi <= 1.*got \(0.6, 0.2\).*guidance_scale=1"),
         ({"guidance_interval": (0, float("nan"))}, ValueError, "`guidance_interval` must be two numbers"),
+        ({"scheduler": ["dpm"]}, ValueError, "`scheduler` must be None or one of"),
+        ({"guidance_interval": (0, True)}, ValueError, "`guidance_interval` must be two numbers"),
         ({"guidance_interval": ("0", "1")}, ValueError, "`guidance_interval` must be two numbers"),
         ({"cache_interval": 0}, ValueError, "`cache_interval` must be an int of 1 or more, but got 0"),
         ({"cache_interval": 1.5}, TypeError, "`cache_interval` must be an int, but got 1.5"),

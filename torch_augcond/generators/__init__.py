@@ -128,7 +128,7 @@ def _default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 before float16: Stable Diffusion 2.1 is known to overflow in float16."""
     if device.type != "cuda":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def _load_pipeline(checkpoint: Checkpoint, variant: str | None, dtype: torch.dtype) -> Any:

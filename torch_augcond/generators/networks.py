@@ -61,6 +61,9 @@ class Networks:
         self.decode: Callable[[Tensor], Tensor] = lambda latents: pipe.vae.decode(latents, return_dict=False)[0]
         parts = [pipe.unet] if cache_interval == 1 else split(pipe.unet)
         self._parts = [_outputs(part) for part in parts]
+        for module in pipe.unet.modules():  # what an earlier job compiled by region
+            if hasattr(module.forward, "plain"):
+                module.forward = module.forward.plain
         if way == "off":
             return
         if pipe.device.type == "cuda":  # what its convolutions are fastest in
@@ -102,6 +105,7 @@ def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
             _warn(error)
             return result
 
+    run.plain = function
     return run
 
 

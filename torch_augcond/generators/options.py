@@ -27,7 +27,7 @@ def make_scheduler(name: str, config: dict[str, Any]) -> Any:
     """One of diffusers' schedulers, for the noise schedule and the prediction of the checkpoint's own."""
     import diffusers
 
-    if name not in SCHEDULERS:
+    if not isinstance(name, str) or name not in SCHEDULERS:
         raise ValueError(f"`scheduler` must be None or one of {', '.join(SCHEDULERS)}, but got {name!r}.")
     kind, options = SCHEDULERS[name]
     return getattr(diffusers, kind).from_config(config, **options)
@@ -46,8 +46,12 @@ def check_compile(compile: Any) -> bool | str:
     return compile
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_interval(interval: Any) -> tuple[float, float]:
-    pair = isinstance(interval, tuple | list) and len(interval) == 2 and all(isinstance(x, Real) for x in interval)
+    pair = isinstance(interval, tuple | list) and len(interval) == 2 and all(map(_is_number, interval))
     if not pair or not 0 <= interval[0] < interval[1] <= 1:  # NaN is refused too
         raise ValueError(
             "`guidance_interval` must be two numbers (lo, hi) with 0 <= lo < hi <= 1, the part of the steps that is "
