@@ -6,8 +6,9 @@
 
 Compared are diffusers' pipeline called once for each image, eagerly, as in most published scripts; the same pipeline in
 batches, compiled and channels_last; and this package, from the source images to the stored files. All are given the
-same noise. Each round runs all of them; the first is for warming up and compiling, and the rows are medians of the
-others. The floor is the arithmetic at the speed of a large matrix product on the same device.
+same noise and write files of the same format. Each round runs all of them; the first is for warming up and compiling,
+and the rows are medians of the others. The floor is the arithmetic at the speed of a large matrix product on the same
+device.
 """
 
 import argparse
@@ -18,10 +19,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from contenders import LOOP, OURS, STOCK, contenders
+from contenders import LOOP, OURS, OURS_COMPILED, STOCK, contenders
 from full_size import build
 from PIL import Image
+from report import PROFILE
 from rows import write_rows
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.datasets import ImageFolder
@@ -66,18 +69,19 @@ def clock(work, args):
 
 
 def race(cases, args):
-    """{case: (first round, median of an image in the others, images)} in seconds, of what fits the memory."""
+    """{case: (first round, median of an image in the others, images)} in seconds; what fails is left out and said."""
     seconds, images = {name: [] for name in cases}, {}
     for _ in range(1 + args.rounds):
         for name in list(seconds):
             try:
                 took, images[name] = clock(cases[name], args)
-            except torch.OutOfMemoryError:
-                print(f"{name}: out of memory", flush=True)
+            except (RuntimeError, MemoryError) as error:  # out of memory, or what can't be compiled
+                print(f"{name} failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}", flush=True)
                 del seconds[name]
-                torch.cuda.empty_cache()
             else:
                 seconds[name].append(took)
+                continue
+            torch.cuda.empty_cache()  # only here is the error gone, and what its traceback held
     medians = {name: statistics.median(took[1:]) / len(images[name]) for name, took in seconds.items()}
     return {name: (took[0], medians[name], images[name]) for name, took in seconds.items()}
 
@@ -114,34 +118,47 @@ def compare(args, side, batch):
         cases = contenders(partial(load, args, side), real, Path(folder), batch, args)
         results = race(cases, args)
         if args.profile:
-            yield from where_time_goes(cases[OURS], args)
-    _, loop, looped = results[LOOP]
-    tuned = min(results[name][1] for name in results if name in STOCK)
+            yield from where_time_goes(cases[OURS_COMPILED if OURS_COMPILED in results else OURS], args)
+    yield from ratios(results, floor, args)
+
+
+def ratios(results, floor, args):
+    """The rows of `race`'s results; those relative to a case that failed are left out."""
+    loop, looped = results.get(LOOP, (None,) * 3)[1:]
+    tuned = min((results[name][1] for name in STOCK if name in results), default=None)
     for name, (first, seconds, images) in results.items():
-        change = (images[: len(looped)].float() - looped.float()).abs()
         values = {
             "time an image": (1e3 * seconds, "ms of the cores" if args.cpu_time else "ms"),
             "first round, with compiling": (first, "s"),
-            "times as fast as the loop": (loop / seconds, "ratio"),
-            "times as fast as the best stock": (tuned / seconds, "ratio"),
-            "largest change of a pixel": (change.max().item(), "of 255"),
-            "mean change of a pixel": (change.mean().item(), "of 255"),
             "fraction of the floor": (100 * floor / seconds, "%"),
         }
+        if loop:
+            change = (images[: len(looped)].float() - looped[: len(images)].float()).abs()
+            values |= {
+                "times as fast as the loop": (loop / seconds, "ratio"),
+                "largest change of a pixel": (change.max().item(), "of 255"),
+                "mean change of a pixel": (change.mean().item(), "of 255"),
+            }
+        if tuned:
+            values["times as fast as the best stock"] = tuned / seconds, "ratio"
         for measure, (value, unit) in values.items():
             yield {"case": name, "measure": measure, "value": value, "unit": unit, "n": args.rounds}
 
 
 def where_time_goes(work, args, most=12):
-    """Rows of the operations that take longest on the device, in a round after the warm-up."""
+    """Rows of what takes longest in a round after the warm-up: kernels on a GPU, torch's operations on a CPU."""
     cuda = torch.device(args.device).type == "cuda"
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiled:
-        work()
-    spent = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in profiled.key_averages()}
+        took, _ = clock(work, args)
+    kind, time_of = (DeviceType.CUDA, "self_device_time_total") if cuda else (DeviceType.CPU, "self_cpu_time_total")
+    events = [e for e in profiled.key_averages() if e.device_type == kind and not e.is_user_annotation]
+    spent = {e.key: getattr(e, time_of) for e in events}
     total = sum(spent.values())
-    for key in sorted(spent, key=spent.get, reverse=True)[:most]:
-        share = {"measure": f"share of {key[:80]}", "value": 100 * spent[key] / total, "unit": "%", "n": 1}
-        yield {"case": f"profile of {OURS}", **share}
+    shares = {key[:80]: spent[key] / total for key in sorted(spent, key=spent.get, reverse=True)[:most]}
+    if cuda:
+        shares["(of the clock's time, the GPU was busy)"] = total / 1e6 / took
+    for key, share in shares.items():
+        yield {"case": key, "measure": PROFILE, "value": 100 * share, "unit": "%", "n": 1}
 
 
 def main():

@@ -11,8 +11,9 @@ from torch_augcond.functional import Purpose, normal
 from torch_augcond.job import Job
 from torch_augcond.progress import silent
 from torch_augcond.request import Request
+from torch_augcond.store.imagefile import extension
 
-__all__ = ["LOOP", "OURS", "STOCK", "contenders"]
+__all__ = ["LOOP", "OURS", "OURS_COMPILED", "STOCK", "contenders"]
 
 LOOP = "diffusers, once an image"
 BATCHED, TUNED = "diffusers, batched", "diffusers, batched, compiled, channels_last"
@@ -63,8 +64,8 @@ def tuned(generator):
 
 
 def make_stock(real, recipes, folder, numbers, generator, batch):
-    """The pipeline's own call, given the noise that we would draw; PNG files."""
-    pipe, images = generator.pipe, []
+    """The pipeline's own call, given the noise that we would draw; files of the format and quality that we write."""
+    pipe, images, ending = generator.pipe, [], extension(generator.image_size)
     pipe.set_progress_bar_config(disable=True)
     for start in range(0, len(recipes), batch):
         rows = recipes[start : start + batch]
@@ -80,7 +81,7 @@ def make_stock(real, recipes, folder, numbers, generator, batch):
             **numbers,
         ).images
         for recipe, image in zip(rows, made, strict=True):
-            image.save(folder / f"{recipe.key}.png")
+            image.save(folder / f"{recipe.key}.{ending}", quality=95)
         images += map(pil_to_tensor, made)
     return torch.stack(images)
 

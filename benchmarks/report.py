@@ -4,11 +4,14 @@ import csv
 import re
 from pathlib import Path
 
-__all__ = ["refresh"]
+from rows import PART
+
+__all__ = ["PROFILE", "refresh"]
 
 BLOCK = re.compile(r"(<!-- rows: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 WORLD = ("device", "threads", "torch", "python", "date")
 KERNEL = ("eager, torch's numbers", "eager, keyed", "fused", "copy")
+PROFILE = "share of the time"  # rows of it get a table of their own
 PLAIN = ("case", "measure", "value", "unit", "n")
 
 
@@ -18,15 +21,18 @@ def refresh(text, results):
 
 
 def _block(name, results):
-    path = results / f"{name}.csv"
-    if not path.exists():
+    path, part = results / f"{name}.csv", results / f"{name}.csv{PART}"
+    if not path.exists() and not part.exists():
         device = name.rpartition("-")[2]
         command = f"python benchmarks/run_all.py --device {device}"
         return f"**Not measured yet**: there are no rows of `{name}`. They come from `{command}`.\n"
-    with path.open(newline="") as file:
+    with (path if path.exists() else part).open(newline="") as file:
         rows = list(csv.DictReader(file))
+    profiled = [row for row in rows if row["measure"] == PROFILE]
     tables = {"kernel": _kernel, "data": _plain}
-    return f"{tables.get(name.partition('-')[0], _wide)(rows)}\n{_world(rows[0])}\n"
+    table = tables.get(name.partition("-")[0], _wide)([row for row in rows if row not in profiled])
+    ended = "" if path.exists() else "**The run was ended early**: these are the rows it had.\n\n"
+    return f"{ended}{table}\n{_plain(profiled) + chr(10) if profiled else ''}{_world(rows[0])}\n"
 
 
 def _world(row):

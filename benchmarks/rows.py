@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["machine", "write_rows"]
+__all__ = ["PART", "machine", "write_rows"]
+
+PART = ".part"  # what the file of a run that hasn't come to its end is called besides
 
 
 def machine(device="cpu"):
@@ -29,18 +31,21 @@ def cpu_name():
 
 
 def write_rows(path, benchmark, rows, checkpoint, device="cpu"):
-    """Write `rows` as CSV, each as soon as it comes, and print them; without any, `path` stays as it is.
+    """Write `rows` as CSV, each as soon as it comes, and print them; `path` is replaced once all are there.
 
-    All have the same columns: a case, a measure, a value, its unit and n, the number of values it is the median of, or
-    of the images it is the mean of; and what else sets the case apart.
+    Until then they lie beside it, in `path` + ".part", where a run that is ended leaves them. All have the same
+    columns: a case, a measure, a value, its unit and n, the number of values it is the median of, or of the images it
+    is the mean of; and what else sets the case apart.
     """
-    world, writer = {"checkpoint": checkpoint} | machine(device), None
+    world, writer, part = {"checkpoint": checkpoint} | machine(device), None, Path(f"{path}{PART}")
     with ExitStack() as stack:
         for row in rows:
             row = {"benchmark": benchmark, **row, "value": f"{row['value']:.6g}"}
             if writer is None:
-                file = stack.enter_context(Path(path).open("w", newline="", buffering=1))
+                file = stack.enter_context(part.open("w", newline="", buffering=1))
                 writer = csv.DictWriter(file, [*row, *world], lineterminator="\n")
                 writer.writeheader()
             writer.writerow(row | world)
             print(*row.values(), sep=", ", flush=True)
+    if writer:
+        part.replace(path)

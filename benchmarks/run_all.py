@@ -1,18 +1,22 @@
 """All benchmarks and then docs/performance.md: `python benchmarks/run_all.py`, on a GPU with `--device cuda`.
 
-Each benchmark is a process of its own. A benchmark's rows are there as soon as it has measured them, so that whatever
-ends a run leaves what it had; `--resume` leaves out the benchmarks that have rows already.
+Each benchmark is a process of its own. Whatever ends a run leaves what it had beside the older rows, which are replaced
+once all are there; `--resume` leaves out the benchmarks that have come to their end.
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from report import refresh
+from rows import PART
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -23,35 +27,43 @@ SCRIPTS = {
     "shortcuts": "measure_shortcuts.py",
 }
 QUICK = {"generate": ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]}
-FULL_SIZE = ["--model", "sd21", "--rounds", "1"]
-SMALL_BATCHES = [*FULL_SIZE, "--batches", "16", "1", "--images", "16", "--loop-images", "4"]
+FULL_SIZE = ["--model", "sd21", "--rounds", "1", "--profile", "--shortcuts"]
+SMALL_BATCHES = ["--model", "sd21", "--rounds", "1", "--batches", "16", "1", "--images", "16", "--loop-images", "4"]
 
 
 def commands(device, quick):
-    """{name: arguments}; the last two have nothing to do with a GPU."""
+    """{name: arguments}; data and shortcuts have nothing to do with a GPU."""
     if quick:
         return {name: [script, *QUICK.get(name, ["--quick"])] for name, script in SCRIPTS.items()}
+    generate = SCRIPTS["generate"]
     if device == "cpu":
-        return {name: [script] for name, script in SCRIPTS.items()}
-    kernel, generate = SCRIPTS["kernel"], SCRIPTS["generate"]
-    return {"kernel": [kernel], "generate": [generate, *FULL_SIZE, "--profile"], "batches": [generate, *SMALL_BATCHES]}
+        batches = [generate, "--batches", "4", "16", "--no-compile", "--rounds", "1"]
+        bfloat16 = [generate, "--dtype", "bfloat16", "--rounds", "1"]
+        return {name: [script] for name, script in SCRIPTS.items()} | {"batches": batches, "bfloat16": bfloat16}
+    full_size = {f"generate{side}": [generate, *FULL_SIZE, "--sides", side] for side in ("768", "512")}
+    return {"kernel": [SCRIPTS["kernel"]], **full_size, "batches": [generate, *SMALL_BATCHES]}
 
 
 def run(name, arguments, device, path, deadline):
-    """Whether the benchmark came to its end in time."""
+    """Whether the benchmark came to its end in time; none of its processes is left."""
     print(f"== {name}", flush=True)
     command = [sys.executable, str(HERE / arguments[0]), *arguments[1:], "--device", device, "--csv", str(path)]
+    process = subprocess.Popen(command, start_new_session=True)
     try:
-        return subprocess.run(command, timeout=max(1, deadline - time.monotonic())).returncode == 0
+        return process.wait(max(1, deadline - time.monotonic())) == 0
     except subprocess.TimeoutExpired:
-        print(f"{name}: out of time; the rows so far are kept", flush=True)
+        print(f"{name}: out of time; the rows so far are in {path}{PART}", flush=True)
         return False
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument("--only", nargs="+", choices=[*SCRIPTS, "batches"], help="default: all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--quick", action="store_true", help="small, to see that all run; nothing is kept")
     parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
     parser.add_argument("--minutes", type=float, default=25, help="at most, for all (default: %(default)s)")

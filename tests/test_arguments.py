@@ -118,3 +118,15 @@ def test_a_batch_is_no_larger_than_the_set(real, tmp_path):
     generator = FakeGenerator()
     assert len(make(real, tmp_path / "set", generator=generator, batch_size=10**6)) == 4
     assert generator.batches == [4]
+
+
+def test_warnings_point_at_the_line_of_the_user(tmp_path):
+    """However deep in the package what they are about is found."""
+    paint_folder(tmp_path / "real", {"n01440764": 2, "lonely": 1})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        make(ImageFolder(tmp_path / "real"), tmp_path / "set")
+    found = [str(warning.message) for warning in seen]
+    for part in ("mean nothing in a prompt", "nothing to mix it with"):
+        assert any(part in text for text in found), found
+    assert {warning.filename for warning in seen} == {__file__}

@@ -1,17 +1,23 @@
 """Each benchmark runs in small, and docs/performance.md holds what the rows give."""
 
+import argparse
 import csv
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 PAGE = BENCHMARKS.parent / "docs" / "performance.md"
 sys.path.insert(0, str(BENCHMARKS))
 
+import bench_generate  # noqa: E402
 import report  # noqa: E402
+import rows  # noqa: E402
+import run_all  # noqa: E402
 
 
 def rows_of(script, folder):
@@ -62,6 +68,63 @@ def test_cases_with_the_same_measures_share_a_line(tmp_path):
     made = report.refresh("<!-- rows: generate-cpu -->\n<!-- end -->\n", tmp_path)
     assert "| case | side | time (s) | rate |\n" in made
     assert "| loop | 512 | 1.5 | 2 |\n| loop | 768 | 9 | – |\n" in made
+
+
+def test_what_a_profile_shows_has_a_table_of_its_own(tmp_path):
+    found = [{"case": "ours", "measure": "time", "value": 3, "unit": "s", "n": 1}]
+    found += [{"case": "conv", "measure": report.PROFILE, "value": 60, "unit": "%", "n": 1}]
+    rows.write_rows(tmp_path / "generate-cpu.csv", "generate", found, "")
+    made = report.refresh("<!-- rows: generate-cpu -->\n<!-- end -->\n", tmp_path)
+    assert "| case | time (s) |\n" in made and "| conv | share of the time | 60 % |\n" in made
+
+
+def test_a_benchmark_that_is_cut_off_leaves_the_older_rows(tmp_path):
+    path = tmp_path / "data-cpu.csv"
+
+    def ended():
+        yield {"case": "b", "measure": "time", "value": 2, "unit": "s", "n": 1}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rows.write_rows(path, "data", ended(), "")
+    block = "<!-- rows: data-cpu -->\n<!-- end -->\n"
+    made = report.refresh(block, tmp_path)
+    assert not path.exists() and "**The run was ended early**" in made and "| b | time | 2 s |" in made
+    rows.write_rows(path, "data", [{"case": "a", "measure": "time", "value": 1, "unit": "s", "n": 1}], "")
+    with pytest.raises(KeyboardInterrupt):
+        rows.write_rows(path, "data", ended(), "")
+    made = report.refresh(block, tmp_path)
+    assert "| a | time | 1 s |" in made and "ended early" not in made
+
+
+def test_a_benchmark_out_of_time_leaves_no_process(tmp_path, monkeypatch):
+    child = "import time; time.sleep(600)"
+    (tmp_path / "slow.py").write_text(
+        "import subprocess, sys, pathlib\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "child.wait()\n"
+    )
+    monkeypatch.setattr(run_all, "HERE", tmp_path)
+    assert not run_all.run("slow", ["slow.py"], "cpu", tmp_path / "rows.csv", time.monotonic() + 5)
+    pid = int((tmp_path / "pid").read_text())
+    state = Path(f"/proc/{pid}/stat")
+    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_case_that_runs_out_of_memory_costs_only_its_own_rows(capsys):
+    def full():
+        raise torch.OutOfMemoryError("no room\nat all")
+
+    args = argparse.Namespace(rounds=1, cpu_time=False, device="cpu")
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    found = bench_generate.race({bench_generate.LOOP: full, bench_generate.OURS: lambda: images}, args)
+    assert list(found) == [bench_generate.OURS]
+    assert f"{bench_generate.LOOP} failed: OutOfMemoryError: no room\n" in capsys.readouterr().out
+    values = bench_generate.ratios(found, floor=0.5, args=args)
+    assert {row["measure"] for row in values} == {
+        "time an image", "first round, with compiling", "fraction of the floor",
+    }  # fmt: skip
 
 
 @pytest.mark.slow

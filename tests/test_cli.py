@@ -74,6 +74,12 @@ def test_closed_streams_are_no_error(data, tmp_path, closed):
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
+def test_the_log_tells_whether_it_compiles(data, tmp_path, capsys):
+    argv = ["generate", data, "--root", tmp_path / "set", "--generator", "tiny", "--num-inference-steps", 1]
+    *_, err = run(capsys, *argv)
+    assert "torch-augcond generate: 5 images on cpu: compilation off (compile='auto')\n" in err
+
+
 def test_shards_make_a_set_between_them(fake, data, tmp_path, capsys, monkeypatch):
     argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 10]
     made = int(COUNTS.search(run(capsys, *argv, "--shard", "1/3")[1])[1])

@@ -1,14 +1,18 @@
-"""Checks of arguments that several rooms share; every error names the argument, the rule and the value."""
+"""Checks of arguments that several rooms share: every error names the argument, the rule and the value. Warnings."""
 
 import math
 import operator
 import re
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
-__all__ = ["as_float", "as_indices", "as_int", "brief", "check_names", "did_you_mean", "listed", "one_of"]
+__all__ = ["as_float", "as_indices", "as_int", "brief", "check_names", "did_you_mean", "listed", "one_of", "warn"]
+
+_INSIDE = ("torch_augcond", "torch", "functools", "contextlib", "concurrent", "threading")
 
 
 def as_int(name: str, value: Any, low: int | None = None) -> int:
@@ -82,3 +86,11 @@ def check_names(what: str, given: Mapping[str, Any], known: Sequence[str], compl
         raise ValueError(f"`{what}` must be keyed by class names, but got {listed(unknown)}. Known: {listed(known)}.")
     if missing := [name for name in known if complete and name not in given]:
         raise ValueError(f"`{what}` must have an entry for every class, but lacks {listed(missing)}.")
+
+
+def warn(text: str) -> None:
+    """Warns at the line outside of this package and torch that led here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)

@@ -1,7 +1,6 @@
 """The synthetic images of a dataset, as a dataset."""
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
@@ -17,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.datasets.vision import StandardTransform
 
 from . import shards
-from .checks import as_int, listed
+from .checks import as_int, listed, warn
 from .defaults import FAILURE_BUDGET
 from .job import Job, NothingMade
 from .plan.recipe import readable
@@ -246,7 +245,7 @@ def _samples(job: Job) -> Samples:
     if failed := int((~there).sum()):
         if failed > FAILURE_BUDGET * len(there):
             raise _too_many(job, failed)
-        warnings.warn(f"{_failed(job, failed)} They are left out.", stacklevel=3)
+        warn(f"{_failed(job, failed)} They are left out.")
     keys, labels = job.plan.keys[there], job.plan.labels[there]
     paths = {label: job.store.path(job.sources.class_of[label], "") for label in np.unique(labels).tolist()}
     extension = next((path.name for path in paths.values()), "")

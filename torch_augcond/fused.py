@@ -5,7 +5,6 @@ numbers are hashed inside it, so a row's result depends neither on its batch nor
 """
 
 import types
-import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import takewhile
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.fx.experimental import _config as shape_config
 
 from . import functional as F
+from .checks import warn
 
 __all__ = ["condition"]
 
@@ -208,10 +208,9 @@ def _compile(ops: tuple[Op, ...], tensors: list[Tensor | None]) -> Callable[...,
 
 def _warn(error: Exception) -> None:
     reason = str(error).strip().partition("\n")[0]
-    warnings.warn(
+    warn(
         f"torch.compile doesn't work here ({type(error).__name__}: {reason}), so conditioning vectors are computed "
         "eagerly: the same numbers, more slowly. Pass compile=False to choose that.",
-        stacklevel=5,
     )
 
 

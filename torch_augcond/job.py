@@ -1,7 +1,6 @@
 """A set on its way: what is asked for, what is there, and making the rest."""
 
 import os
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import listed
+from .checks import listed, warn
 from .plan import Plan, Recipe, Settings, make_plan
 from .progress import Progress, bar, track
 from .request import Request
@@ -102,10 +101,9 @@ class Job:
         with suppress(OSError):  # a store that can only be read
             cache.save()
         if self.unreadable:
-            warnings.warn(
+            warn(
                 f"{len(self.unreadable)} of {len(digests)} real images can't be read and are left out: "
                 f"{listed(self.unreadable.values(), str)}.",
-                stacklevel=4,
             )
         sources, request = self.sources, self.request
         return make_plan(self.settings, sources.labels, digests, sources.class_of, request.prompts, **request.counts)
@@ -222,10 +220,9 @@ def _warn_if_slow(generator: "Generator", images: int, steps: int) -> None:
         return
     seconds = generator.estimate_seconds(images, steps)
     if seconds > _SLOW_SECONDS:
-        warnings.warn(
+        warn(
             f"{images} images of {generator.image_size} pixels will take about {duration(seconds)} on this CPU. "
             'generator="tiny" is the one to try the library with.',
-            stacklevel=3,
         )
 
 

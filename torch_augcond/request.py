@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -16,7 +15,7 @@ from typing import Any
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
-from .checks import listed
+from .checks import listed, warn
 from .defaults import DEFAULT_GENERATOR
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
@@ -67,10 +66,9 @@ class Request:
         if self.root is not None and not os.fspath(self.root):
             raise ValueError("`root` must be None or a path, but got ''. For the current folder, pass '.'.")
         if any(getattr(layer, "is_synthetic", False) for layer in layers(self.dataset)):
-            warnings.warn(
+            warn(
                 "`dataset` holds synthetic images, which will be conditioned on as if they were real. Wrap the real "
                 "ones alone, and join both afterwards: real + synthetic.",
-                stacklevel=4,
             )
         self._check_root_is_apart()
         self.settings("not yet known", 1)

@@ -3,7 +3,6 @@
 import hashlib
 import operator
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import chain
@@ -14,7 +13,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import ConcatDataset, Dataset, DistributedSampler, IterableDataset, Subset
 
-from .checks import as_indices, as_int
+from .checks import as_indices, as_int, warn
 
 __all__ = ["MixedRealSyntheticSampler"]
 
@@ -326,10 +325,9 @@ def _check_ranks(num_replicas: Any, rank: Any) -> tuple[int, int]:
     if num_replicas is None:
         num_replicas = dist.get_world_size() if group else 1
         if rank is None and not group and os.environ.get("WORLD_SIZE", "1") != "1":
-            warnings.warn(
+            warn(
                 "WORLD_SIZE is not 1 but there is no process group, so every rank will draw the same indices. Make "
                 "the sampler after `init_process_group`, or pass `num_replicas` and `rank`.",
-                stacklevel=3,
             )
     num_replicas = as_int("num_replicas", num_replicas, 1)
     if rank is None:

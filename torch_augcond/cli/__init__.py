@@ -1,6 +1,7 @@
 """The command line: ``torch-augcond``, also ``python -m torch_augcond``."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = next((word for word in argv if not word.startswith("-")), None)
     name = f"torch-augcond {command}" if command in _COMMANDS else "torch-augcond"
     try:
-        with stoppable(name), _plain_warnings(name):
+        with stoppable(name), _plain_messages(name):
             args = _parser(command).parse_args(argv)
             return args.run(args) or DONE
     except UsageError as error:
@@ -82,13 +83,25 @@ def _say(text: str, code: int) -> int:
 
 
 @contextmanager
-def _plain_warnings(name: str) -> Iterator[None]:
+def _plain_messages(name: str) -> Iterator[None]:
+    """Warnings and the log as lines of this program."""
+
     def show(message: Warning | str, *where: Any, **options: Any) -> None:
         _say(f"{name}: warning: {message}", DONE)
 
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    log, lines = logging.getLogger("torch_augcond"), logging.Handler()
+    lines.emit = lambda record: _say(f"{name}: {record.getMessage()}", DONE)
+    level = log.level
+    log.addHandler(lines)
+    if name.endswith("generate"):  # a long job: how it is done is worth a line
+        log.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        log.removeHandler(lines)
+        log.setLevel(level)
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:

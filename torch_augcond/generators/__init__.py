@@ -1,13 +1,12 @@
 """Frozen image generators. Importing this loads neither diffusers nor transformers; ``load_generator`` does."""
 
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checks import did_you_mean, one_of
+from ..checks import did_you_mean, one_of, warn
 from .checkpoints import Checkpoint, find_checkpoint
 from .memory import free_memory
 from .protocol import BadImages, Generator
@@ -95,11 +94,10 @@ def load_generator(
     generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint, **options)
     if device.type == "cpu" and generator.image_size >= _SLOW_SIZE:
         side = generator.image_size
-        warnings.warn(
+        warn(
             f"{str(name_or_path)!r} makes {side}×{side} images, which takes minutes for each one on a CPU: "
             "estimate_seconds(n, num_inference_steps) says how long a set will take here, and "
             'generator="tiny" is the one to try the library with.',
-            stacklevel=2,
         )
     return generator
 

@@ -1,13 +1,13 @@
 """The UNet and the decoder as functions: as they are, or compiled where the job is long enough to pay for it."""
 
 import logging
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..checks import warn
 from .reuse import Reusing, split
 
 if TYPE_CHECKING:
@@ -111,8 +111,7 @@ def _fast(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _warn(error: Exception) -> None:
     reason = str(error).strip().partition("\n")[0]
-    warnings.warn(
+    warn(
         f"torch.compile doesn't work here ({type(error).__name__}: {reason}), so a network runs uncompiled: the same "
         "images, more slowly. Pass compile=False to choose that.",
-        stacklevel=3,
     )

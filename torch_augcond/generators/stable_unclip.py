@@ -1,7 +1,6 @@
 """A Stable unCLIP pipeline as a generator: one source embedding, one prompt and one key a row."""
 
 import copy
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import fused
-from ..checks import as_int, brief, listed
+from ..checks import as_int, brief, listed, warn
 from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
 from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, check_widths, to_pil
 from .memory import batch_size_for
@@ -187,10 +186,9 @@ class StableUnCLIPGenerator:
             lengths = [len(tokens) for tokens in self.pipe.tokenizer(list(prompts)).input_ids]
         if long := {prompt: length for prompt, length in zip(prompts, lengths) if length > limit}:
             shown = listed(long, lambda prompt: f"{brief(prompt)!r} with {long[prompt] - 2}")
-            warnings.warn(
+            warn(
                 f"prompts may have {limit - 2} tokens, and what comes after them is ignored, but got {shown}. "
                 "Shorten the prompt or the class name.",
-                stacklevel=3,
             )
 
     def check_numbers(self, guidance_scale: float, num_inference_steps: int, noise_level: int) -> None:
@@ -241,10 +239,9 @@ class StableUnCLIPGenerator:
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         images, bad = to_uint8(self.sample(condition, prompt_embeds, keys, **numbers))
         if bad.any() and self.dtype != torch.float32:
-            warnings.warn(
+            warn(
                 f"{int(bad.sum())} of {len(bad)} images came out as NaN or one plain colour in {self.dtype} and "
                 "are made again in float32. load_generator(dtype=torch.bfloat16) is less prone to it.",
-                stacklevel=2,
             )
             rows = bad.nonzero().flatten()
             with in_float32(self.pipe):

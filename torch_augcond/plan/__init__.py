@@ -3,13 +3,12 @@
 import hashlib
 import json
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..checks import as_int, check_names, listed
+from ..checks import as_int, check_names, listed, warn
 from .prompts import build_prompts
 from .recipe import Recipe, Settings, canonical, canonical_end, canonical_start, hash64
 
@@ -111,10 +110,9 @@ def make_plan(
     inputs = _Inputs(settings, labels, contents, dict(class_of), dict(prompts), counts, num_per_image)
     plan = Plan(inputs)
     if settings.num_sources == 2 and (alone := np.unique(plan.labels[plan.sources[:, 1] < 0])).size:
-        warnings.warn(
+        warn(
             f"classes with one real image only have nothing to mix it with: {listed([class_of[k] for k in alone])}. "
             "Their images are conditioned on that one.",
-            stacklevel=2,
         )
     return plan
 

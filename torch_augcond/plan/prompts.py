@@ -1,10 +1,9 @@
 """The text of each class."""
 
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..checks import check_names, listed
+from ..checks import check_names, listed, warn
 
 __all__ = ["build_prompts"]
 
@@ -37,9 +36,8 @@ def build_prompts(
         prompts = {name: prompt(shown) for name, shown in names.items()}
     elif isinstance(prompt, str) and "{}" in prompt:
         if opaque := [shown for shown in names.values() if re.fullmatch(r"n\d{8}|\d+", shown)]:
-            warnings.warn(
+            warn(
                 f"class names such as {listed(opaque)} mean nothing in a prompt. Give real ones as `class_names`.",
-                stacklevel=3,
             )
         prompts = {name: prompt.replace("{}", shown) for name, shown in names.items()}
     else:

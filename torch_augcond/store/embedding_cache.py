@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..checks import warn
 from .disk import MAX_METADATA, publish
 
 _DAMAGE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError)
@@ -87,7 +87,7 @@ def damage(path: Path) -> str | None:
 
 
 def _warn(path: Path, error: Exception) -> None:
-    warnings.warn(f"{path} is damaged ({error}) and ignored; what it held is computed again.", stacklevel=4)
+    warn(f"{path} is damaged ({error}) and ignored; what it held is computed again.")
 
 
 class EmbeddingCache:

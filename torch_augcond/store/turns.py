@@ -3,12 +3,12 @@
 import random
 import secrets
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checks import warn
 from .disk import MAX_METADATA, TEMP_PREFIX, publish, read_regular, temp_path, writer_is_dead
 from .scan import metadata
 
@@ -74,7 +74,7 @@ class Turns:
     def _say_once(self, text: str) -> None:
         self._waits += 1
         if self._waits == _PATIENCE:
-            warnings.warn(text, stacklevel=4)
+            warn(text)
 
     def _pass(self) -> Iterator["Recipe"]:
         for start in range(0, len(self._rows), self._size):
