@@ -1,4 +1,4 @@
-"""Reading, sampling, opening and planning, `benchmarks/bench_data.py`: how long, and in how much memory.
+"""Reading, sampling, opening, planning and a large image's files, `benchmarks/bench_data.py`: time and memory.
 
 Each section runs in a process of its own, whose largest resident set is what it needs.
 """
@@ -24,11 +24,13 @@ from rows import write_rows
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import PILToTensor
+from transformers import CLIPImageProcessor
 
 from torch_augcond import AugConditionedSynthetic, MixedRealSyntheticSampler
 from torch_augcond.job import Job
 from torch_augcond.plan import Settings, make_plan
 from torch_augcond.request import Request
+from torch_augcond.sources import Sources
 
 CLASSES = 1000
 
@@ -190,8 +192,33 @@ def planning(number):
     yield row(f"{len(plan)} recipes from {len(labels)} images", "memory of a plan", kept / len(plan), "bytes/recipe")
 
 
-SECTIONS = {reading: 256, sampling: 1_280_000, planning: 1_160_000, opening: 1_280_000}
-QUICK = {reading: 16, sampling: 1000, planning: 3000, opening: 2000}
+def files(number, rounds=5):
+    """What the processor does for a large image, while or before a GPU works: reading a source, writing the image."""
+    draw = torch.arange(number)
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = Path(folder) / "real" / "class"
+        photographs.mkdir(parents=True)
+        for i, image in enumerate(Painter(512).generate(None, None, draw)):
+            Image.fromarray(image.permute(1, 2, 0).numpy()[:384]).save(photographs / f"{i}.jpg", quality=90)
+        real, generator, prepare = ImageFolder(photographs.parent), Painter(768), CLIPImageProcessor()
+        request = Request(dataset=real, generator=generator, num_per_class=number, root=Path(folder) / "set")
+        job = Job(request, write=True, load=Painter)
+        sources = Sources.from_dataset(real)
+        digests, images = sources.digests(), generator.generate(None, None, draw)
+        runs = {
+            "a source, 512 × 384, read, decoded and prepared": lambda: [
+                prepare(images=[sources.image(i, digests[i])]) for i in range(number)
+            ],
+            "an image, 768 × 768, encoded and written": lambda: job.store.write_many(
+                list(job.plan), images, [{}] * number
+            ),
+        }
+        for name, took in turns(runs, rounds, time.perf_counter).items():
+            yield row(name, "files", 1e3 * took / number, "ms/image", rounds)
+
+
+SECTIONS = {reading: 256, files: 64, sampling: 1_280_000, planning: 1_160_000, opening: 1_280_000}
+QUICK = {reading: 16, files: 2, sampling: 1000, planning: 3000, opening: 2000}
 
 
 def _rows(section, number):
