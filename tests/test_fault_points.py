@@ -56,7 +56,7 @@ def sample(seen, count, seed):
     return [(point, draw.randint(1, seen[point])) for point in (points * -(-count // len(points)))[:count]]
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(20 * 65, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("count", [65, pytest.param(20 * 65, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_killed_at_any_step(undisturbed, tmp_path, count):
     real, whole, seen = undisturbed
     for turn, (point, number) in enumerate(sample(seen, count, seed=count)):
