@@ -11,6 +11,7 @@ import pytest
 import torch
 from hub import FakeHub, http, hub  # noqa: F401, a fixture
 from pipelines import edit_json, save_pipeline
+from safetensors.torch import load_file, save_file
 
 from torch_augcond import generators, load_generator
 from torch_augcond.generators.checkpoints import MIRRORS, TINY, find_checkpoint
@@ -129,6 +130,45 @@ def test_a_folder_that_is_no_unclip_pipeline(folder, tmp_path):
     one_line(error)
     (folder / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match=r"model_index.json must be JSON, but .*\. Fetch the checkpoint again"):
+        load_generator(folder)
+
+
+@pytest.mark.parametrize("part", ["image_encoder", "image_normalizer", "text_encoder", "unet", "vae"])
+def test_weights_that_are_missing_are_not_drawn_at_random(folder, part):
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    _, tensor = tensors.popitem()
+    save_file(tensors, file, {"format": "pt"})
+    lacks = (
+        rf"must hold all weights, but '.*folder' lacks {tensor.numel():,} of its {part}\. Fetch the checkpoint again"
+    )
+    with pytest.raises(ValueError, match=lacks) as error:
+        load_generator(folder)
+    one_line(error)
+
+
+def test_a_folder_that_lost_files(folder):
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    for name in ("tokenizer.json", "vocab.json"):
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"but '.*folder' has no file of scheduler, tokenizer\. Fetch"):
+        load_generator(folder)
+
+
+def test_a_folder_with_damaged_files(folder):
+    (file,) = (folder / "vae").glob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=r"vae/.*\.safetensors is damaged \(.*\)\. Fetch the checkpoint again"
+    ) as error:
+        load_generator(folder)
+    one_line(error)
+    for text, match in (("[]", "must be a JSON object"), ('{"_class_name": 3}', "holds a 3")):
+        (folder / "model_index.json").write_text(text)
+        with pytest.raises(ValueError, match=match):
+            load_generator(folder)
+    edit_json(folder / "model_index.json", _class_name="StableUnCLIPImg2ImgPipeline", unet=5)
+    with pytest.raises(ValueError, match="unet from None"):
         load_generator(folder)
 
 
@@ -308,7 +348,7 @@ def test_network_lost_after_the_index(hub: FakeHub, folder):  # noqa: F811
     load = functools.partial(find_checkpoint, "me/mine", cache_dir=hub.cache)
     with pytest.raises(ConnectionError, match=r"can't be reached; tried me/mine"):
         load()
-    with pytest.raises(ValueError, match="must hold safetensors weights, but 'me/mine' has none for"):
+    with pytest.raises(ValueError, match="must hold all parts of a pipeline, but 'me/mine' has no file of"):
         load(local_files_only=True)
     cut.clear()
     assert load().fingerprint == f"me/mine@{hub.commit}"

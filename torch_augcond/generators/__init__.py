@@ -91,6 +91,7 @@ def load_generator(
         pipe = _load_pipeline(checkpoint, variant, dtype).to(device, silence_dtype_warnings=True)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(needed, device, dtype) from error
+    checkpoint.check_whole(pipe)
     generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint, **options)
     if device.type == "cpu" and generator.image_size >= _SLOW_SIZE:
         side = generator.image_size

@@ -1,17 +1,16 @@
 """Where a checkpoint lies: a short name, a Hub repository or a folder → a folder here, and its fingerprint."""
 
 import hashlib
-import json
-import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..checks import did_you_mean
+from .folder import INDEX, MODELS, check_folder, check_index, choose_files, num_parameters_in
 
 __all__ = ["MIRRORS", "Checkpoint", "find_checkpoint", "short_name"]
 
@@ -35,10 +34,6 @@ MIRRORS = MappingProxyType(
 )
 
 _NAMES = (*MIRRORS, "tiny")
-_INDEX = "model_index.json"
-_MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
-_COMPONENTS = (*_MODELS, "feature_extractor", "image_noising_scheduler", "scheduler", "tokenizer")
-_LIBRARIES = {"diffusers", "transformers", "stable_diffusion", "stable_unclip"}
 _GONE = {401, 403, 404, 410}
 
 
@@ -56,9 +51,33 @@ class Checkpoint:
     files: tuple[str, ...]
     fingerprint: str
 
-    def num_parameters(self) -> int:
-        """Weights in all its models, from the files' headers."""
-        return sum(_numel(self.folder / file) for file in self.files if file.endswith(".safetensors"))
+    def num_parameters(self, part: str = "") -> int:
+        """Weights in all its models, or in one, from the files' headers.
+
+        Raises:
+            ValueError: If a file is damaged.
+        """
+        files = [file for file in self.files if file.startswith(part) and file.endswith(".safetensors")]
+        return sum(num_parameters_in(self.folder / file) for file in files)
+
+    def check_whole(self, pipe: Any) -> None:
+        """Refuses a pipeline whose files lack weights: the libraries would draw those at random, with a log line.
+
+        Numbers are counted, not names compared, since the libraries rename what older checkpoints hold.
+
+        Raises:
+            ValueError: It names the models.
+        """
+        lacking = []
+        for part in MODELS:
+            tensors = getattr(pipe, part).state_dict().values()
+            missing = sum(t.numel() for t in tensors if t.is_floating_point()) - self.num_parameters(f"{part}/")
+            lacking += [f"{missing:,} of its {part}"] if missing > 0 else []
+        if lacking:
+            raise ValueError(
+                f"`name_or_path` must hold all weights, but {str(self.folder)!r} lacks {', '.join(lacking)}. "
+                "Fetch the checkpoint again."
+            )
 
 
 def find_checkpoint(
@@ -102,7 +121,7 @@ def short_name(fingerprint: str) -> str | None:
 
 def _from_folder(folder: Path, name: str, variant: str | None) -> Checkpoint:
     """A folder is known by what loading reads of it: it may be moved, and its README edited."""
-    files = _check_folder(folder, name, variant)
+    files = check_folder(folder, name, variant)
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         with (folder / file).open("rb") as stream:
@@ -134,7 +153,7 @@ def _from_hub(
             offline = offline if _status(error) in _GONE else error
         else:
             suffix = f"#{variant}" if variant else ""
-            return Checkpoint(folder, _check_folder(folder, repo, variant), f"{repo}@{folder.name}{suffix}")
+            return Checkpoint(folder, check_folder(folder, repo, variant), f"{repo}@{folder.name}{suffix}")
     if local_files_only:
         raise FileNotFoundError(
             f"`local_files_only` is set, but {name!r} is not cached; looked for {', '.join(repos)}. "
@@ -169,7 +188,7 @@ def _no_answer(repo: str, revision: str | None, token: str | bool | None) -> Exc
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
-        get_hf_file_metadata(hf_hub_url(repo, _INDEX, revision=revision), token=token)
+        get_hf_file_metadata(hf_hub_url(repo, INDEX, revision=revision), token=token)
     except _hub_errors() as error:
         # A Hub that is slow to answer is asked again by the client, which then waits longer.
         return None if _status(error) or type(error).__name__ == "ReadTimeout" else error
@@ -188,9 +207,9 @@ def _fetch(
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     cached_only = local_files_only or down is not None
-    index = hf_hub_download(repo, _INDEX, revision=revision, local_files_only=cached_only, **where)
+    index = hf_hub_download(repo, INDEX, revision=revision, local_files_only=cached_only, **where)
     folder = Path(index).parent
-    _check_index(folder, repo)
+    check_index(folder, repo)
     if local_files_only:
         return folder
     commit = folder.name  # resolved by the first request; the others name it, so that no push comes in between
@@ -198,7 +217,7 @@ def _fetch(
         if down:
             raise down
         names = HfApi(token=where["token"]).list_repo_files(repo, revision=commit)
-        files = _choose_files(names, repo, variant)
+        files = choose_files(names, repo, variant)
         snapshot_download(repo, revision=commit, allow_patterns=list(files), **where)
     except _hub_errors():
         if not _is_complete(folder, variant):
@@ -208,74 +227,6 @@ def _fetch(
 
 def _is_complete(folder: Path, variant: str | None) -> bool:
     try:
-        return bool(_check_folder(folder, str(folder), variant))
+        return bool(check_folder(folder, str(folder), variant))
     except (FileNotFoundError, ValueError):
         return False
-
-
-def _check_folder(folder: Path, name: str, variant: str | None) -> tuple[str, ...]:
-    _check_index(folder, name)
-    return _choose_files([path.relative_to(folder).as_posix() for path in folder.glob("*/*")], name, variant)
-
-
-def _check_index(folder: Path, name: str) -> None:
-    """Refuse what is no unCLIP pipeline, and what names classes outside the two libraries: no code comes from data."""
-    if not (folder / _INDEX).is_file():
-        raise FileNotFoundError(
-            f"`name_or_path` must be a folder that holds a StableUnCLIPImg2ImgPipeline, but {name!r} has no {_INDEX}. "
-            'Write one with pipe.save_pretrained(folder), or use generator="tiny".'
-        )
-    try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / _INDEX} must be JSON, but {error}. Fetch the checkpoint again.") from error
-    if index.get("_class_name") != "StableUnCLIPImg2ImgPipeline":
-        raise ValueError(
-            f"`name_or_path` must hold a StableUnCLIPImg2ImgPipeline, but {name!r} holds a {index.get('_class_name')}. "
-            "Only an image-conditioned unCLIP model can be conditioned on your images."
-        )
-    sources = {part: (index.get(part) or [None])[0] for part in _COMPONENTS}
-    foreign = [f"{part} from {source}" for part, source in sources.items() if source not in _LIBRARIES]
-    if foreign:
-        raise ValueError(
-            f"`name_or_path` must name classes of diffusers and transformers only, but {name!r} wants "
-            f"{', '.join(foreign)}. Code that comes with a checkpoint is never run."
-        )
-
-
-def _choose_files(names: Sequence[str], name: str, variant: str | None) -> tuple[str, ...]:
-    """Of a pipeline's files: configurations and, for each model, the safetensors of the variant, or the plain ones."""
-    chosen, lacking, variants = [_INDEX], [], set()
-    for part in _COMPONENTS:
-        inside = [file for file in names if PurePosixPath(file).parent == PurePosixPath(part)]
-        weights: dict[str, list[str]] = {}
-        for file in inside:
-            if file.endswith(".safetensors"):
-                weights.setdefault(_variant_of(file), []).append(file)
-        chosen += [file for file in inside if file.endswith((".json", ".txt"))]
-        chosen += weights.get(variant or "", weights.get("", []))
-        variants |= set(weights)
-        if part in _MODELS and not weights.get(variant or "", weights.get("")):
-            lacking.append(part)
-    if lacking:
-        others = f" It has variant={' or '.join(map(repr, sorted(variants - {''})))}." if variants - {""} else ""
-        raise ValueError(
-            f"`name_or_path` must hold safetensors weights, but {name!r} has none for {', '.join(lacking)}.{others} "
-            "Convert it with pipe.save_pretrained(folder, safe_serialization=True)."
-        )
-    if variant and variant not in variants:
-        rule = " or ".join(["None", *map(repr, sorted(variants - {""}))])
-        raise ValueError(f"`variant` must be {rule} for {name!r}, which holds no other weights, but got {variant!r}.")
-    return tuple(sorted(chosen))
-
-
-def _variant_of(file: str) -> str:
-    """``model.fp16-00001-of-00002.safetensors`` → ``fp16``; plain weights → the empty string."""
-    return PurePosixPath(file).name.removesuffix(".safetensors").partition(".")[2].partition("-")[0]
-
-
-def _numel(file: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(file, framework="np") as tensors:
-        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118, not a dict
