@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from .progress import bar, silent
 from .request import Request
 from .samples import Samples
 from .sources import Sources
-from .sources.readers import layers
+from .sources.layers import layers
 from .store.imagefile import check, load_image
 
 if TYPE_CHECKING:
@@ -55,17 +55,15 @@ class _Inherited:
 
 
 def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ...]:
-    """The dataset and what it wraps, if their transforms can be taken over.
+    """The dataset and what it wraps, if what is to be taken over of their transforms can be.
 
     Raises:
-        ValueError: If they are ambiguous and the user has given none to use instead.
+        ValueError: If one is ambiguous and the user has given none to use instead.
     """
-    try:
-        sources.transform, sources.target_transform  # noqa: B018 - for their checks
-    except ValueError:
-        if not own:
-            raise
-        return ()
+    if "transform" not in own:
+        sources.transform  # noqa: B018 - for its checks
+    if "target_transform" not in own:
+        sources.check_target_transform()
     return tuple(layers(sources.dataset))
 
 
@@ -144,7 +142,7 @@ class AugConditionedSynthetic(DatasetFolder):
         if not isinstance(generate, bool):
             raise TypeError(f"`generate` must be True or False, but got {generate!r}.")
         if batch_size is not None:
-            as_int("batch_size", batch_size, 1)
+            batch_size = as_int("batch_size", batch_size, 1)
         own = {name: given[name] for name in ("transform", "target_transform") if given[name] is not None}
         for name, value in own.items():
             if not callable(value):
@@ -162,13 +160,25 @@ class AugConditionedSynthetic(DatasetFolder):
     transform = _Inherited()
     target_transform = _Inherited()
 
-    @cached_property
+    @property
     def targets(self) -> list[int]:
-        """The label of every image."""
-        return self.samples.labels.tolist()
+        """The label of every image: of ``samples`` as it is, which may be replaced by a list of (path, label)."""
+        samples = self.samples
+        of, length, labels = self.__dict__.get("_targets", (None, 0, None))
+        if of is not samples or length != len(samples):
+            labels = samples.labels.tolist() if isinstance(samples, Samples) else [label for _, label in samples]
+            self.targets = labels
+        return labels
+
+    @targets.setter
+    def targets(self, labels: list[int]) -> None:
+        self._targets = self.samples, len(self.samples), labels
 
     def provenance(self, index: int) -> dict[str, Any]:
-        """What made image ``index``: sources, drawn numbers, prompt, checkpoint and all settings; its label is today's.
+        """What made image ``index``: sources, drawn numbers, prompt, checkpoint and all settings.
+
+        Its label is today's. ``sources`` are the names that its sources had when it was made; what is certain of them
+        is their contents, ``digests``: files may have been renamed since, and the items of a dataset reordered.
 
         Raises:
             IndexError: If there is no such image.
@@ -181,8 +191,13 @@ class AugConditionedSynthetic(DatasetFolder):
         # A worker needs neither the real images nor what made the synthetic ones.
         own = {name: getattr(self, name) for name in ("transform", "target_transform")}
         state = self.__dict__ | {"_wrapped": (), "_own": own}
-        state.pop("targets", None)  # made again from the samples, which are far smaller
+        state.pop("_targets", None)  # made again from the samples, which are far smaller
         return state
+
+    def __copy__(self) -> "AugConditionedSynthetic":
+        twin = type(self).__new__(type(self))  # not by `__getstate__`: it goes on taking over the transforms
+        twin.__dict__.update(self.__dict__ | {"_own": dict(self._own)})
+        return twin
 
     def __radd__(self, other: Any) -> ConcatDataset:
         return ConcatDataset([other, self])
@@ -242,6 +257,12 @@ def _find(request: Request) -> Job:
 def _samples(job: Job) -> Samples:
     """All images that are there; those that failed are left out if they are few."""
     there = job.present()
+    if missing := int((~there & ~job.given_up()).sum()):
+        raise RuntimeError(
+            f"{missing} of {len(there)} synthetic images have gone from {job.store.root} while this ran, and none of "
+            "them failed: another run with other sources or classes may use this root. Give each its own `root`, and "
+            "run this again."
+        )
     if failed := int((~there).sum()):
         if failed > FAILURE_BUDGET * len(there):
             raise _too_many(job, failed)

@@ -20,7 +20,7 @@ from .defaults import DEFAULT_GENERATOR
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
-from .sources.readers import layers
+from .sources.layers import layers
 from .store.scan import CONFIG
 from .transforms import Compose, resolve
 

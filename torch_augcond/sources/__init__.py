@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 from torchvision.datasets.vision import StandardTransform
 
+from ..checks import listed
 from .images import (
     DigestCache,
     UnreadableImage,
@@ -19,7 +20,8 @@ from .images import (
     readable,
     to_rgb,
 )
-from .readers import Progress, class_names, flatten, int_labels, layers, unique
+from .layers import layers
+from .readers import Progress, class_names, flatten, int_labels, unique
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 
@@ -119,10 +121,37 @@ class Sources:
         for dataset in layers(self.dataset):
             joint += [t for t in [getattr(dataset, "transforms", None)] if t and not isinstance(t, StandardTransform)]
             found |= {id(t): t for t in [getattr(dataset, name, None)] if t is not None}
-        if joint or len(found) > 1:
-            why = "a joint `transforms`" if joint else f"{len(found)} different ones in its parts"
+        if why := self._why_not(name, joint, list(found.values())):
             raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{name}=` explicitly.")
         return next(iter(found.values()), None)
+
+    def _why_not(self, name: str, joint: list[Any], found: list[Any]) -> str | None:
+        """What makes it ambiguous. A label without its part's `target_transform` is another label."""
+        if joint:
+            return "a joint `transforms`"
+        if len(found) > 1:
+            return f"{len(found)} different ones in its parts"
+        if found and not callable(found[0]):
+            return f"a {type(found[0]).__name__} in its place"
+        if found and name == "target_transform":
+            parts = [self.leaves[k].dataset for k in np.unique(self.part).tolist()]
+            having = [any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts]
+            return "one in only some of its parts" if any(having) and not all(having) else None
+        return None
+
+    def check_target_transform(self) -> None:
+        """That `target_transform` makes of the labels here what `dataset` itself returns, of a few items.
+
+        Raises:
+            ValueError: It doesn't: a wrapper has labels of its own, say.
+        """
+        change = self.target_transform
+        for k, leaf in enumerate(self.leaves if change else ()):
+            if label := leaf.another_label(self.index[self.part == k], change):
+                raise ValueError(
+                    f"`target_transform` can't be taken over from a dataset whose {label}. "
+                    "Pass `target_transform=` explicitly: it is given the label as read without any."
+                )
 
     @property
     def identity(self) -> str:
@@ -197,8 +226,24 @@ class Sources:
             cache: as for `digest`.
             failed: where given, an image that can't be read is entered here and its digest is "", which `make_plan`
                 leaves out; otherwise it raises.
+
+        Raises:
+            ValueError: a list of labels that items contradict (all are read here, unless they are files).
         """
-        return [self._digest_or_note(i, cache, failed) for i in progress(range(len(self)))]
+        digests = [self._digest_or_note(i, cache, failed) for i in progress(range(len(self)))]
+        self._check_labels()
+        return digests
+
+    def _check_labels(self) -> None:
+        """Labels that were not read from the items are the items', as far as these have been read since."""
+        if not any(leaf.contradicted for leaf in self.leaves):
+            return
+        places = [(i, *self._leaf(i)) for i in range(len(self))]
+        wrong = [f"{leaf.contradicted[k]} at dataset[{i}]" for i, leaf, k in places if k in leaf.contradicted]
+        raise ValueError(
+            f"labels must be those of the items, but {listed(wrong, str)}. Correct the list, or set it to None: labels "
+            "are then read from the items."
+        )
 
     def _digest_or_note(self, i: int, cache: DigestCache | None, failed: MutableMapping | None) -> str:
         try:
@@ -219,6 +264,8 @@ def _check_dataset(dataset: Any) -> None:
         raise TypeError(
             f"`dataset` must be a dataset, but got {dataset!r}. Did you mean ImageFolder({str(dataset)!r})?"
         )
+    if isinstance(dataset, type):
+        raise TypeError(f"`dataset` must be a dataset, but got the class {dataset.__name__}. Make one of it first.")
     if isinstance(dataset, IterableDataset):
         raise TypeError(
             f"`dataset` must be map-style, but got {type(dataset).__name__}, an IterableDataset. "

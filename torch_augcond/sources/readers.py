@@ -1,60 +1,38 @@
 """The readers under a dataset: what lies beneath Subsets, ConcatDatasets and transforms, and its labels and names."""
 
-import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import DatasetFolder
-from torchvision.datasets.folder import default_loader, pil_loader
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..checks import as_indices, listed
+from ..checks import as_indices, brief, listed
 from .images import DigestCache, as_pil, check_header, check_regular, file_digest, hash_bytes, open_image, to_rgb
+from .layers import DEFAULT_LOADERS, image_transforms_off, transforms_off
+from .loaders import loader_name
 
-__all__ = ["Progress", "class_names", "flatten", "int_labels", "layers", "unique"]
+__all__ = ["Progress", "class_names", "flatten", "int_labels", "unique"]
 
-_DEFAULT_LOADERS = (default_loader, pil_loader)
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
+_TARGETS = ("targets", "labels", "_labels")
 Progress = Callable[[Iterable[int]], Iterable[int]]
-
-
-def _untouched(*args: Any, **fields: Any) -> Any:
-    """Stands in for a user's `transform(image)`, `transforms(image, target)` or `transform(image=image)`."""
-    return fields or (args[0] if len(args) == 1 else args)
-
-
-def _careful_loader(path: str) -> Image.Image:
-    """What torchvision's loaders return, of the files that `open_image` takes."""
-    return open_image(path)[0].convert("RGB")
-
-
-def _without_transforms(dataset: Any) -> Any:
-    """A shallow copy of `dataset` (and of the datasets it holds) that returns what it reads."""
-    raw = copy.copy(dataset)
-    if any(getattr(raw, "loader", None) is loader for loader in _DEFAULT_LOADERS):
-        raw.loader = _careful_loader
-    for name in ("transform", "target_transform", "transforms"):
-        if getattr(raw, name, None) is not None:
-            setattr(raw, name, _untouched)
-    for name, value in list(getattr(raw, "__dict__", {}).items()):
-        if isinstance(value, Dataset):
-            setattr(raw, name, _without_transforms(value))
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Dataset):
-            setattr(raw, name, [_without_transforms(inner) for inner in value])
-    return raw
 
 
 class _Folder:
     """An ImageFolder or DatasetFolder: files, labels without decoding, and the user's own loader."""
 
+    contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
+
     def __init__(self, dataset: DatasetFolder) -> None:
         self.dataset = dataset
+        self._named: tuple[Any, str] = None, ""
 
     def path(self, index: int) -> str | None:
         return os.fspath(self.dataset.samples[index][0])
@@ -62,28 +40,53 @@ class _Folder:
     def read(self, index: int) -> tuple[Any, str | None]:
         """The image and its `digest`: of the very bytes that were decoded if that is up to us, else looked at after."""
         path = self.dataset.samples[index][0]
-        if self.dataset.loader in _DEFAULT_LOADERS:
+        if self.dataset.loader in DEFAULT_LOADERS:
             return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_regular(path)
         check_header(path)
         return self.dataset.loader(path), self.digest(index)
 
     def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
-        """Of a file's bytes, and of a user's own loader by its name: another one may see another image in them."""
+        """Of a file's bytes, and of a user's own loader by `loader_name`: another one may see another image in them."""
         path, loader = self.dataset.samples[index][0], self.dataset.loader
         if not os.path.isfile(path):
             return None
         digest = file_digest(path, cache)
-        if loader in _DEFAULT_LOADERS:
+        if loader in DEFAULT_LOADERS:
             return digest
-        # Without its module, which is another one where a script is imported and not run.
-        return hash_bytes(f"{digest} {getattr(loader, '__qualname__', type(loader).__qualname__)}".encode())
+        return hash_bytes(f"{digest} {self._loader_name()}".encode("utf-8", "surrogatepass"))
+
+    def _loader_name(self) -> str:
+        """The loader's, as it was when first asked for: it may count or open things."""
+        loader = self.dataset.loader
+        if self._named[0] is not loader:
+            self._named = loader, loader_name(loader)
+        return self._named[1]
+
+    def another_label(self, indices: np.ndarray, change: Callable[[int], Any]) -> None:
+        return None  # torchvision's own `__getitem__`
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
         return [self.dataset.samples[i][1] for i in indices.tolist()]
 
     def identity(self) -> str:
-        return f"{type(self.dataset).__qualname__}:{os.path.abspath(self.dataset.root)}"
+        """Where it lies; besides, what chose and reads its files if that is no plain scan."""
+        dataset, root = self.dataset, os.path.abspath(self.dataset.root)
+        text = f"{type(dataset).__qualname__}:{root}"
+        if dataset.loader not in DEFAULT_LOADERS:
+            text += f" {self._loader_name()}"
+        if dataset.extensions is not None and tuple(dataset.extensions) != IMG_EXTENSIONS:
+            text += f" {sorted(dataset.extensions)}"
+        if self._is_scan():
+            return text
+        chosen = sorted((os.path.relpath(path, root), int(label)) for path, label in dataset.samples)
+        return f"{text} {hash_bytes(repr(chosen).encode('utf-8', 'surrogatepass'))}"
+
+    def _is_scan(self) -> bool:
+        """Whether its samples are those found in its folder by extension, as far as can be told."""
+        dataset, samples = self.dataset, self.dataset.samples
+        lists = [getattr(dataset, name, samples) for name in ("imgs", "targets")]
+        return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(samples)
 
 
 class NotAPair(TypeError):
@@ -95,7 +98,9 @@ class _Items:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.raw = _without_transforms(dataset)
+        self.raw = transforms_off(dataset)
+        self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
+        self.contradicted: dict[int, str] = {}
 
     def path(self, index: int) -> str | None:
         return None
@@ -107,7 +112,11 @@ class _Items:
         return item[0], item[1]
 
     def read(self, index: int) -> tuple[Any, None]:
-        return self._item(index)[0], None
+        """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
+        image, label = self._item(index)
+        if self.believed and is_int(label) and int(label) != int(self.believed[1][index]):
+            self.contradicted[index] = f"`{self.believed[0]}` says {self.believed[1][index]} and the item {int(label)}"
+        return image, None
 
     def digest(self, index: int, cache: DigestCache | None = None) -> None:
         return None
@@ -122,16 +131,29 @@ class _Items:
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any] | np.ndarray:
         """From `.targets` and its like where they agree with the first, middle and last item; else by reading all."""
-        probes = {int(indices[k]) for k in (0, len(indices) // 2, -1)} if len(indices) else set()
-        seen = {i: int(label) for i in probes if is_int(label := self._label(i))}
-        for name in ("targets", "labels", "_labels"):
+        seen = {i: int(label) for i in _probes(indices) if is_int(label := self._label(i))}
+        for name in _TARGETS:
             values = getattr(self.dataset, name, None)
             values = values.tolist() if hasattr(values, "tolist") else values
             if not isinstance(values, (list, tuple)) or len(values) != len(self.dataset):
                 continue
             if all(is_int(values[i]) and int(values[i]) == label for i, label in seen.items()):
+                self.believed = name, values
                 return [values[i] for i in indices.tolist()]
         return [self._label(i) for i in progress(indices.tolist())]
+
+    def another_label(self, indices: np.ndarray, change: Callable[[int], Any]) -> str | None:
+        """Where an item's label isn't what `change` makes of the one that is read without transforms."""
+        whole = image_transforms_off(self.dataset)
+        for i in _probes(indices):
+            try:
+                label, changed = whole[i][1], change(self._item(i)[1])
+                same = bool(np.all(np.asarray(label) == np.asarray(changed)))
+            except Exception:  # no image, say: nothing is known of it
+                continue
+            if not same:
+                return f"item {i} has the label {label!r}, of which it would make {changed!r}"
+        return None
 
     def identity(self) -> str:
         """What stays when items are added: the type, plain attributes (a root, a split), names and the first item."""
@@ -148,6 +170,10 @@ class _Items:
         except Exception:  # it's reported when its turn comes
             return ""
         return f"{image.size} {hash_bytes(image.tobytes())}"
+
+
+def _probes(indices: np.ndarray) -> set[int]:
+    return {int(indices[k]) for k in (0, len(indices) // 2, -1)} if len(indices) else set()
 
 
 def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
@@ -170,15 +196,6 @@ def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
     return [leaf], np.zeros(len(dataset), np.int64), np.arange(len(dataset))
 
 
-def layers(dataset: Any) -> Iterator[Any]:
-    """`dataset` and every dataset it wraps, outermost first."""
-    yield dataset
-    held = getattr(dataset, "__dict__", {}).values()
-    for inner in dataset.datasets if isinstance(dataset, ConcatDataset) else held:
-        if isinstance(inner, Dataset):
-            yield from layers(inner)
-
-
 def is_int(value: Any) -> bool:
     """An int of Python, numpy or torch (0-d), but no bool."""
     if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0:
@@ -187,7 +204,12 @@ def is_int(value: Any) -> bool:
 
 
 def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
-    """`values` as int64, or one error that lists the offenders."""
+    """`values` (an error stands for an item that raised it) as int64, or one error that lists the offenders."""
+    if raised := [f"{names(i)} ({type(v).__name__}: {v})" for i, v in enumerate(values) if isinstance(v, Exception)]:
+        raise ValueError(
+            f"every item must be readable for its label, but reading failed for {listed(raised, str)}. Mend these, "
+            "leave them out with torch.utils.data.Subset, or give the dataset a `targets` list."
+        )
     wrong = [f"{value!r} ({type(value).__name__}) at {names(i)}" for i, value in enumerate(values) if not is_int(value)]
     if wrong:
         raise TypeError(
@@ -207,9 +229,10 @@ def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
 def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
     """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves."""
     to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
-    options = [{int(label): name for name, label in to_idx.items()}] if isinstance(to_idx, dict) else []
+    options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
         options = []
+    classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if isinstance(classes, (list, tuple)):
         options.append(dict(enumerate(classes)))
     for names in options:
@@ -219,6 +242,15 @@ def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
         missing = listed(sorted(set(present) - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
     return {label: str(label) for label in present}
+
+
+def _by_label(class_to_idx: dict[str, int]) -> dict[int, str]:
+    try:
+        return {int(label): name for name, label in class_to_idx.items()}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`class_to_idx` must be {{name: label}} with ints for labels, but got {brief(repr(class_to_idx))}."
+        ) from None
 
 
 def unique(names: dict[int, str]) -> dict[int, str]:

@@ -1,0 +1,332 @@
+"""What datasets do that nobody planned for: labels that items contradict, caches, wrappers, loaders without a name."""
+
+import copy
+import dataclasses
+import os
+import pickle
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeGenerator, ToFloat, paint_folder
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+
+from torch_augcond import AugConditionedSynthetic
+from torch_augcond.sources import Sources
+from torch_augcond.sources.loaders import loader_name
+
+
+def plus10(label):
+    return label + 10
+
+
+def times2(label):
+    return label * 2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
+
+
+def made(dataset, root, **options):
+    return AugConditionedSynthetic(dataset, "real", generator=FakeGenerator(), root=root, **options)
+
+
+def labels_of(dataset):
+    return sorted({int(dataset[i][1]) for i in range(len(dataset))})
+
+
+class Files(Dataset):
+    """The usual dataset of one's own."""
+
+    def __init__(self, folder, transform=None, target_transform=None, **attributes):
+        self.classes = ["cat", "dog"]
+        self.files = ImageFolder(folder).samples
+        self.transform, self.target_transform = transform, target_transform
+        self.__dict__.update(attributes)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        path, label = self.files[i]
+        image = Image.open(path).convert("RGB")
+        return self.transform(image) if self.transform else image, (self.target_transform or int)(label)
+
+
+class Parts(Dataset):
+    """The usual concatenation of one's own, of parts in a list or dict."""
+
+    def __init__(self, parts):
+        self.parts, self.classes = parts, ["cat", "dog"]
+
+    def __len__(self):
+        return sum(len(part) for part in self._each())
+
+    def _each(self):
+        return list(self.parts.values() if isinstance(self.parts, dict) else self.parts)
+
+    def __getitem__(self, i):
+        first, *others = self._each()
+        return first[i] if i < len(first) or not others else others[0][i - len(first)]
+
+
+class TestLabels:
+    def test_items_that_contradict_their_targets_are_all_named(self, folder, tmp_path):
+        class Corrected(ImageFolder):
+            def __getitem__(self, i):
+                image, label = super().__getitem__(i)
+                return image, {3: 1, 7: 0}.get(i, label)
+
+        both = r"`targets` says 0 and the item 1 at dataset\[3\], `targets` says 1 and the item 0 at dataset\[7\]\."
+        real = Corrected(folder)
+        with pytest.raises(ValueError, match=f"labels must be those of the items, but {both} Correct the list"):
+            made(real, tmp_path / "set")
+        real.targets = None
+        assert made(real, tmp_path / "set").targets == [0] * 5 + [1] * 5
+        synthetic = made(real, tmp_path / "set")
+        label_of = {synthetic.provenance(i)["sources"][0]: synthetic[i][1] for i in range(10)}
+        assert (label_of["dataset[3]"], label_of["dataset[7]"]) == (1, 0)
+
+    def test_an_item_that_raises_is_named_with_its_reason(self, folder):
+        class Broken(Files):
+            def __getitem__(self, i):
+                if i == 3:
+                    raise OSError("bad file")
+                return super().__getitem__(i)
+
+        with pytest.raises(ValueError, match=r"reading failed for dataset\[3\] \(OSError: bad file\)\. Mend these"):
+            Sources.from_dataset(Broken(folder))
+        sources = Sources.from_dataset(Broken(folder, targets=[0] * 5 + [1] * 5))
+        failed = {}
+        sources.digests(failed=failed)
+        assert list(failed) == [3]
+
+    def test_names_the_wrong_way_round_and_in_an_array(self, folder):
+        with pytest.raises(
+            TypeError, match=r"`class_to_idx` must be \{name: label\} .* but got \{0: 'cat', 1: 'dog'\}"
+        ):
+            Sources.from_dataset(Files(folder, class_to_idx={0: "cat", 1: "dog"}))
+        assert Sources.from_dataset(Files(folder, classes=np.array(["cat", "dog"]))).classes == ["cat", "dog"]
+
+    def test_a_class_is_no_dataset(self):
+        with pytest.raises(TypeError, match="`dataset` must be a dataset, but got the class ImageFolder"):
+            Sources.from_dataset(ImageFolder)
+
+
+class TestTransforms:
+    def test_each_is_taken_over_on_its_own(self, folder, tmp_path):
+        real = ImageFolder(folder, target_transform=plus10) + ImageFolder(folder, ToFloat(), target_transform=plus10)
+        assert labels_of(made(real, tmp_path / "set", transform=ToFloat())) == [10, 11]
+        real = ImageFolder(folder, ToFloat(), target_transform=plus10) + ImageFolder(folder, target_transform=times2)
+        with pytest.raises(ValueError, match="`target_transform` can't be taken over .* 2 different ones"):
+            made(real, tmp_path / "set", transform=ToFloat())
+        synthetic = made(real, tmp_path / "set", target_transform=times2)
+        assert labels_of(synthetic) == [0, 2] and torch.is_tensor(synthetic[0][0])
+
+    def test_labels_that_only_some_parts_change_are_ambiguous(self, folder, tmp_path):
+        real = ImageFolder(folder) + ImageFolder(folder, target_transform=plus10)
+        with pytest.raises(ValueError, match="`target_transform` can't be taken over .* one in only some of its parts"):
+            made(real, tmp_path / "set")
+        with pytest.raises(ValueError, match=r"dataset whose item 0 has the label 0, of which it would make 10\. Pass"):
+            made(Parts([*real.datasets]), tmp_path / "set")
+        assert labels_of(made(real, tmp_path / "set", target_transform=plus10)) == [10, 11]
+
+    @pytest.mark.parametrize("kind", [list, tuple, lambda parts: dict(enumerate(parts))])
+    def test_of_datasets_in_lists_and_dicts(self, folder, tmp_path, kind):
+        transform = ToFloat()
+        parts = [ImageFolder(folder, transform, plus10), ImageFolder(folder, transform, plus10)]
+        synthetic = made(Parts(kind(parts)), tmp_path / "set")
+        assert labels_of(synthetic) == [10, 11] and torch.is_tensor(synthetic[0][0])
+
+    def test_a_wrapper_that_relabels_is_noticed(self, folder, tmp_path):
+        class Relabelled(Parts):
+            def __getitem__(self, i):
+                image, label = super().__getitem__(i)
+                return image, {0: 5, 1: 3}[label]
+
+        real = Relabelled([ImageFolder(folder, target_transform=lambda label: 1 - label)])
+        real.classes = list("abcdef")
+        with pytest.raises(ValueError, match="item 0 has the label 3, of which it would make -4"):
+            made(real, tmp_path / "set")
+
+    def test_lists_of_transforms_and_flags_are_switched_off(self, folder):
+        class Listed(Files):
+            def __getitem__(self, i):
+                path, label = self.files[i]
+                image = Image.open(path).convert("RGB")
+                for step in self.transform:
+                    image = step(image, True)
+                return image, label
+
+        sources = Sources.from_dataset(Listed(folder, [lambda image, flag: None]))
+        assert sources.image(0).size == (20, 20)
+        with pytest.raises(ValueError, match="`transform` can't be taken over from a dataset with a list in its place"):
+            assert sources.transform
+
+
+class TestLeftAlone:
+    """Constructing reads through a copy, and the user's own dataset is as it was."""
+
+    def test_a_cache_in_memory(self, folder, tmp_path):
+        class Cached(Files):
+            def __getitem__(self, i):
+                for cache in (self.cache, self.caches["of items"]):
+                    if i not in cache:
+                        cache[i] = super().__getitem__(i)
+                self.row[i] = self.row[i] or self.cache[i]
+                return self.row[i]
+
+        real = Cached(folder, ToFloat(), plus10, cache={}, caches={"of items": {}}, row=[None] * 10)
+        synthetic = made(real, tmp_path / "set")
+        assert real.cache == real.caches["of items"] == {} and real.row == [None] * 10
+        assert torch.is_tensor(real[0][0]) and labels_of(real) == labels_of(synthetic) == [10, 11]
+
+    def test_what_a_dataset_closes_when_it_goes(self, folder, tmp_path):
+        class Closing(Files):
+            def __del__(self):
+                self.opened.close()
+
+            def __getstate__(self):
+                raise TypeError("not to be copied")
+
+        real = Closing(folder, opened=open(os.devnull))  # noqa: SIM115
+        made(real, tmp_path / "set")
+        assert not real.opened.closed
+
+    def test_datasets_that_hold_each_other(self, folder, tmp_path):
+        train, test = Files(folder, ToFloat()), Files(folder)
+        train.test, test.train, train.me, train.all = test, train, train, {"train": train}
+        train.all["all"] = train.all
+        assert torch.is_tensor(made(train, tmp_path / "set")[0][0])
+
+    def test_attributes_that_only_the_class_sets(self, folder):
+        @dataclasses.dataclass(frozen=True)
+        class Frozen(Dataset):
+            files: ImageFolder
+            transform: object
+
+            def __len__(self):
+                return len(self.files)
+
+            def __getitem__(self, i):
+                image, label = self.files[i]
+                return self.transform(image), label
+
+        assert Sources.from_dataset(Frozen(ImageFolder(folder), ToFloat())).image(0).size == (20, 20)
+
+        class ReadOnly(Files):
+            pass
+
+        real = ReadOnly(folder)
+        ReadOnly.transform = property(lambda self: ToFloat())
+        with pytest.raises(
+            TypeError, match=r"`dataset\.transform` must be .* can be set.* but ReadOnly allows reading"
+        ):
+            Sources.from_dataset(real)
+
+
+def load(path, invert=False):
+    image = Image.open(path).convert("RGB")
+    return Image.eval(image, lambda x: 255 - x) if invert else image
+
+
+class Loader:
+    def __init__(self, invert):
+        self.invert, self.calls = invert, 0
+
+    def __call__(self, path):
+        self.calls += 1
+        return load(path, self.invert)
+
+    def method(self, path):
+        return self(path)
+
+
+def closure(invert):
+    def load_so(path):
+        return load(path, invert)
+
+    return load_so
+
+
+LOADERS = [
+    lambda invert: partial(load, invert=invert),
+    lambda invert: partial(partial(load), invert=invert),
+    lambda invert: (lambda path: load(path, True)) if invert else (lambda path: load(path, False)),
+    lambda invert: lambda path: load(path, invert),
+    closure,
+    Loader,
+    lambda invert: Loader(invert).method,
+]
+
+
+class TestLoaders:
+    @pytest.mark.parametrize("loader", LOADERS)
+    def test_without_a_name_of_their_own_are_told_apart(self, folder, tmp_path, loader, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+        roots = [made(ImageFolder(folder, loader=loader(invert)), None).root for invert in (False, True)]
+        assert len(set(roots)) == 2
+        digests = [Sources.from_dataset(ImageFolder(folder, loader=loader(k))).digests() for k in (False, True, True)]
+        assert not set(digests[0]) & set(digests[1]) and digests[1] == digests[2]
+
+    def test_names_are_those_of_before_and_of_every_process(self):
+        assert loader_name(load) == "load" and loader_name(Path.open) == "Path.open"
+        code = "import test_hostile_datasets as t; print([t.loader_name(p(True)) for p in t.LOADERS])"
+        places = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+        shown = {
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env=os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": places},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for seed in (1, 2)
+        }
+        assert len(shown) == 1 and "0x" not in shown.pop()
+
+
+class TestDefaultRoots:
+    def test_what_chose_the_files_of_a_folder_counts(self, folder):
+        def identity(change=lambda dataset: None, **options):
+            dataset = ImageFolder(folder, **options)
+            change(dataset)
+            return Sources.from_dataset(dataset).identity
+
+        def few(dataset):
+            dataset.samples = dataset.samples[:4]
+
+        def fewer(dataset):
+            del dataset.samples[2:]
+
+        texts = [identity(), identity(few), identity(fewer), identity(loader=load)]
+        texts += [identity(is_valid_file=partial(re.search, f"{k}[.]png")) for k in range(2)]
+        assert len(set(texts)) == 6
+        assert texts[0] == f"ImageFolder:{folder}"
+
+
+class TestSamples:
+    def test_targets_follow_samples(self, folder, tmp_path):
+        synthetic = made(ImageFolder(folder), tmp_path / "set")
+        assert synthetic.targets is synthetic.targets
+        synthetic.samples = [sample for sample in synthetic.samples if sample[1] == 1]
+        assert synthetic.targets == [1] * 5 == pickle.loads(pickle.dumps(synthetic)).targets
+        del synthetic.samples[2:]
+        assert synthetic.targets == [1] * 2
+        synthetic.targets = [7, 7]
+        assert synthetic.targets == [7, 7]
+
+    def test_a_copy_goes_on_taking_over(self, folder, tmp_path):
+        real = ImageFolder(folder)
+        twin = copy.copy(made(real, tmp_path / "set"))
+        real.transform = ToFloat()
+        assert torch.is_tensor(twin[0][0])

@@ -1,0 +1,138 @@
+"""A dataset and the datasets it holds: walked through, and copied without their transforms."""
+
+import copy
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.datasets import DatasetFolder
+from torchvision.datasets.folder import default_loader, pil_loader
+from torchvision.datasets.vision import StandardTransform
+
+from .images import open_image
+
+__all__ = ["DEFAULT_LOADERS", "image_transforms_off", "layers", "transforms_off"]
+
+DEFAULT_LOADERS = (default_loader, pil_loader)
+_DICTS = (dict, OrderedDict, defaultdict)
+_CONTAINERS = (list, tuple, *_DICTS)
+
+
+def layers(dataset: Any) -> Iterator[Any]:
+    """`dataset` and every dataset it wraps, outermost first, each once: also those in lists, tuples and dicts."""
+    yield from _layers(dataset, set())
+
+
+def _layers(dataset: Any, seen: set[int]) -> Iterator[Any]:
+    if id(dataset) in seen:
+        return
+    seen.add(id(dataset))
+    yield dataset
+    if getattr(type(dataset), "__getitem__", None) is DatasetFolder.__getitem__:
+        return  # it reads files only, and its lists may be long
+    for value in list(getattr(dataset, "__dict__", {}).values()):
+        for inner in _datasets_in(value, seen):
+            yield from _layers(inner, seen)
+
+
+def _datasets_in(value: Any, seen: set[int]) -> Iterator[Any]:
+    if isinstance(value, Dataset):
+        yield value
+    elif type(value) in (list, tuple):
+        yield from (inner for inner in value if isinstance(inner, Dataset))
+    elif type(value) in _DICTS and id(value) not in seen:
+        seen.add(id(value))
+        for inner in list(value.values()):
+            yield from _datasets_in(inner, seen)
+
+
+def transforms_off(dataset: Any) -> Any:
+    """A copy of `dataset` (and of the datasets that `layers` finds in it) that returns what it reads.
+
+    It shares what is large. Lists and dicts are its own, so that a cache which reading fills is not the user's.
+    """
+    return _copied(dataset, ("transform", "target_transform", "transforms"), {})
+
+
+def image_transforms_off(dataset: Any) -> Any:
+    """Such a copy that still transforms labels."""
+    return _copied(dataset, ("transform",), {})
+
+
+def _copied(dataset: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
+    if id(dataset) in made:
+        return made[id(dataset)]
+    made[id(dataset)] = raw = _twin(dataset)
+    if any(getattr(raw, "loader", None) is loader for loader in DEFAULT_LOADERS):
+        object.__setattr__(raw, "loader", _careful_loader)
+    for name, value in list(getattr(raw, "__dict__", {}).items()):
+        if isinstance(value, Dataset) or type(value) in _CONTAINERS:
+            raw.__dict__[name] = _own(value, names, made)
+    for name in names:
+        if (value := getattr(raw, name, None)) is not None:
+            _set(raw, name, _stand_in(value))
+    joint = getattr(raw, "transforms", None)
+    if "transforms" not in names and isinstance(joint, StandardTransform):
+        object.__setattr__(raw, "transforms", StandardTransform(None, joint.target_transform))
+    return raw
+
+
+def _twin(dataset: Any) -> Any:
+    """A shallow copy. No code of the user's runs when it comes or goes: `__del__` would close what both hold."""
+    kind = type(dataset)
+    slots = any(vars(base).get("__slots__") for base in kind.__mro__)
+    if kind.__new__ is not object.__new__ or slots:
+        return copy.copy(dataset)
+    if hasattr(kind, "__del__"):
+        kind = type(kind.__name__, (kind,), {"__del__": lambda self: None})
+    twin = object.__new__(kind)
+    twin.__dict__.update(dataset.__dict__)
+    return twin
+
+
+def _own(value: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
+    """`value` for a copy: containers are copied as far as `layers` looks into them."""
+    if isinstance(value, Dataset):
+        return _copied(value, names, made)
+    if type(value) in (list, tuple):
+        return type(value)(_copied(x, names, made) if isinstance(x, Dataset) else x for x in value)
+    if type(value) not in _DICTS:
+        return value
+    if id(value) not in made:
+        made[id(value)] = own = value.copy()
+        for key, inner in value.items():
+            own[key] = _own(inner, names, made)
+    return made[id(value)]
+
+
+def _set(raw: Any, name: str, value: Any) -> None:
+    try:
+        object.__setattr__(raw, name, value)  # a frozen dataclass allows no other way
+    except AttributeError:
+        raise TypeError(
+            f"`dataset.{name}` must be an attribute that can be set, since images are read without it, but "
+            f"{type(raw).__name__} allows reading it only. Give it a setter."
+        ) from None
+
+
+def _stand_in(value: Any) -> Any:
+    """Of one transform, or of a list or dict of them."""
+    if callable(value):
+        return _untouched
+    if isinstance(value, dict):
+        return {key: _stand_in(inner) for key, inner in value.items()}
+    return [_stand_in(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _untouched(*args: Any, **fields: Any) -> Any:
+    """Stands in for `transform(image)`, `transform(image, flag)`, `transforms(image, target)`, `transform(image=…)`."""
+    if not args:
+        return fields
+    return args[0] if len(args) == 1 or isinstance(args[1], bool) else args
+
+
+def _careful_loader(path: str) -> Image.Image:
+    """What torchvision's loaders return, of the files that `open_image` takes."""
+    return open_image(path)[0].convert("RGB")
