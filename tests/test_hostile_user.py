@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import paint
+from fakes import FakeGenerator, paint
 from faults import contents, job_of, paint_sources, problems
+from torch.utils.data import Dataset, StackDataset
 from torchvision.datasets import ImageFolder
 
-from torch_augcond import shards
+from torch_augcond import AugConditionedSynthetic, shards
+from torch_augcond.dataset import _samples
 from torch_augcond.store import Store, disk, scan, turns
 from torch_augcond.store.disk import TEMP_PREFIX, seal_with
 from torch_augcond.store.imagefile import encode
@@ -22,6 +24,17 @@ from torch_augcond.store.imagefile import encode
 def real(tmp_path):
     paint_sources(tmp_path / "real")
     return tmp_path / "real"
+
+
+class Labelled(Dataset):
+    def __init__(self, pairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, i):
+        return self.pairs[i][0]
 
 
 @pytest.mark.parametrize("augmentation", ["real", "embed-cutmix", "cutmix"])
@@ -67,6 +80,49 @@ def test_a_root_among_the_real_images_is_refused(real, tmp_path):
             job_of(data, root)
     with pytest.raises(ValueError, match="`root` must not keep things aside among the real images"):
         job_of(real.rename(tmp_path / "set.aside"), tmp_path / "set")
+
+
+def test_real_images_within_a_root_or_a_wrapper_are_found(real, tmp_path):
+    """`verify` would take them away; and a wrapper reads the same folder."""
+    job_of(real, tmp_path / "set").make()
+    real.rename(tmp_path / "set" / "real")
+    with pytest.raises(ValueError, match="`root` must not hold the real images"):
+        job_of(tmp_path / "set" / "real", tmp_path / "set")
+    (tmp_path / "set" / "real").rename(real)
+    wrapped = StackDataset(ImageFolder(real), [0] * 6)
+    with pytest.raises(ValueError, match="`root` must lie outside of the real images"):
+        AugConditionedSynthetic(Labelled(wrapped), root=real / "synthetic", generator=FakeGenerator())
+
+
+def test_a_set_as_data_is_a_warning(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    with pytest.warns(UserWarning, match="`dataset` holds synthetic images"):
+        job_of(tmp_path / "set", tmp_path / "of images")
+
+
+def test_what_a_set_keeps_aside_is_no_place_for_another(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    for root in ("set.aside", "set.aside/stale"):
+        with pytest.raises(ValueError, match="`root` must not be where another set keeps things aside"):
+            job_of(real, tmp_path / root)
+    job_of(real, tmp_path / "other.aside").make()
+    with pytest.raises(ValueError, match="`root` must have room beside it for what is set aside"):
+        job_of(real, tmp_path / "other")
+
+
+def test_a_root_is_the_folder_that_its_dots_lead_to(real, tmp_path):
+    job = job_of(real, f"{tmp_path}/set/inner/..")
+    assert job.store.root == tmp_path / "set" and job.make().made == 12
+
+
+def test_images_that_went_without_a_failure_are_not_called_failed(real, tmp_path):
+    job = job_of(real, tmp_path / "set")
+    job.make()
+    os.remove(next((tmp_path / "set").glob("cat/*.png")))
+    with pytest.raises(
+        RuntimeError, match="1 of 12 synthetic images have gone from .*: another run with other sources"
+    ):
+        _samples(job)
 
 
 def test_the_cache_among_the_real_images_is_refused(real, monkeypatch):
@@ -117,8 +173,6 @@ def test_verify_removes_the_heartbeats_of_who_is_gone(real, tmp_path):
 
 
 def test_a_class_without_a_readable_image_is_missed(real, tmp_path):
-    from fakes import FakeGenerator
-
     from torch_augcond import AugConditionedSynthetic
 
     for path in (real / "cat").iterdir():

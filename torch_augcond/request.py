@@ -65,7 +65,7 @@ class Request:
             raise TypeError(f"`root` must be None or a path, but got {type(self.root).__name__}.")
         if self.root is not None and not os.fspath(self.root):
             raise ValueError("`root` must be None or a path, but got ''. For the current folder, pass '.'.")
-        if any(getattr(layer, "is_synthetic", False) for layer in layers(self.dataset)):
+        if any(getattr(layer, "is_synthetic", False) or _is_of_a_set(layer) for layer in layers(self.dataset)):
             warn(
                 "`dataset` holds synthetic images, which will be conditioned on as if they were real. Wrap the real "
                 "ones alone, and join both afterwards: real + synthetic.",
@@ -81,14 +81,14 @@ class Request:
         text = os.fspath(self.root or HF_ASSETS_CACHE)
         if "\0" in str(text) or not Path(text).expanduser().resolve().name:
             raise ValueError(f"`root` must be a folder with a name, but got {text!r}.")
-        root = Path(text).expanduser().resolve()
-        for leaf in self.sources.leaves:
-            if not isinstance(leaf.dataset, DatasetFolder):
-                continue
-            real = Path(leaf.dataset.root).resolve()
+        root = _absolute(text).resolve()
+        roots = (layer.root for layer in layers(self.dataset) if isinstance(layer, DatasetFolder))
+        for real in dict.fromkeys(Path(folder).resolve() for folder in roots):
             folders = [real, *(entry for entry in real.iterdir() if entry.is_dir())] if real.is_dir() else [real]
             if {root, *root.parents} & {folder.resolve() for folder in folders}:
                 raise ValueError(f"`root` must lie outside of the real images, but got {self.root or root} in {real}.")
+            if self.root is not None and root in real.parents:
+                raise ValueError(f"`root` must not hold the real images, but got {self.root}, in which {real} lies.")
             if root.with_name(f"{root.name}.aside") in (real, *real.parents):
                 raise ValueError(f"`root` must not keep things aside among the real images, but got {self.root}.")
             if sets := [folder.name for folder in folders[1:] if (folder / CONFIG).exists()]:
@@ -168,7 +168,7 @@ class Request:
         Counts are no part of its name, so that a set can grow; nor is a ``guidance_scale`` that was left open.
         """
         if self.root is not None:
-            return Path(self.root).expanduser().absolute()
+            return _absolute(self.root)
         from huggingface_hub.constants import HF_ASSETS_CACHE
 
         settings = asdict(self.settings("", 1)) | {"guidance_scale": self.guidance_scale}
@@ -202,11 +202,19 @@ class Request:
         for name, value in options.items():
             if value != defaults[name]:
                 is_folder = name == "root" or (name == "generator" and os.path.isdir(value))
-                words += [
-                    "--" + name.replace("_", "-"),
-                    str(Path(value).expanduser().absolute() if is_folder else value),
-                ]
+                option, text = "--" + name.replace("_", "-"), str(_absolute(value) if is_folder else value)
+                words += [f"{option}={text}"] if text.startswith("-") else [option, text]
         return shlex.join(words)
+
+
+def _absolute(path: str | os.PathLike) -> Path:
+    """Without ``..``: a root's name is that of a folder, and what is set aside lies beside it."""
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _is_of_a_set(dataset: Any) -> bool:
+    """Whether it reads the images of a set as a plain folder."""
+    return isinstance(dataset, DatasetFolder) and os.path.exists(os.path.join(dataset.root, CONFIG))
 
 
 def _has(value: Any, name: str) -> bool:

@@ -13,14 +13,28 @@ if TYPE_CHECKING:
 __all__ = ["check_place", "claim", "recorded"]
 
 _FORMAT = 1
+_ASIDE = ".aside"
 
 
 def check_place(root: Path) -> None:
-    """Raises a ValueError if ``root`` lies in another set."""
+    """Raises a ValueError if ``root`` lies in another set or where another one keeps things aside, or the reverse."""
     if outer := next((folder for folder in root.resolve().parents if (folder / scan.CONFIG).exists()), None):
         raise ValueError(
             f"`root` must lie outside of other sets, but {root} is inside {outer}, which would take it for one of its "
             "classes. Choose another `root`."
+        )
+    place = root.resolve()
+    for folder in (place, *place.parents):
+        name = folder.name.removesuffix(_ASIDE)
+        if name not in ("", folder.name) and (folder.with_name(name) / scan.CONFIG).exists():
+            raise ValueError(
+                f"`root` must not be where another set keeps things aside, but {root} is where "
+                f"{folder.with_name(name)} does. Choose another `root`."
+            )
+    aside = place.with_name(place.name + _ASIDE)
+    if (aside / scan.CONFIG).exists():
+        raise ValueError(
+            f"`root` must have room beside it for what is set aside, but {aside} is another set. Choose another `root`."
         )
 
 
