@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 from fakes import FakeGenerator, paint_folder
 from PIL import Image
@@ -29,6 +30,11 @@ def make(dataset, root, **options):
         ({"batch_size": "x"}, TypeError, "`batch_size` must be an int, but got 'x'"),
         ({"batch_size": 1.5}, TypeError, "`batch_size` must be an int, but got 1.5"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be an int of 1 or more, but got 0"),
+        (
+            {"num_per_class": {"cat": 2**40}},
+            ValueError,
+            r"`num_per_class\['cat'\]` must be below 2147483648, but got 10",
+        ),
         ({"fill_to": 0}, ValueError, "`fill_to` must be an int of 1 or more, but got 0"),
         ({"prompt": 3}, TypeError, "`prompt` must be a template .* but got 3"),
         ({"class_names": 3}, TypeError, "`class_names` must be a list of 2 names or a dict, but got 3"),
@@ -104,6 +110,7 @@ def test_the_command_that_makes_a_set_has_absolute_paths(real, tmp_path, monkeyp
     command = Request(dataset=real, root="set", generator="model").command()
     assert f"--root {tmp_path / 'set'}" in command and f"--generator {tmp_path / 'model'}" in command
     assert "--generator tiny" in Request(dataset=real, root="set", generator="tiny").command()
+    assert "'--prompt=--{}'" in Request(dataset=real, root="set", prompt="--{}").command()
 
 
 def test_a_root_that_cannot_be_is_not_about_room(real, tmp_path):
@@ -116,7 +123,7 @@ def test_a_root_that_cannot_be_is_not_about_room(real, tmp_path):
 
 def test_a_batch_is_no_larger_than_the_set(real, tmp_path):
     generator = FakeGenerator()
-    assert len(make(real, tmp_path / "set", generator=generator, batch_size=10**6)) == 4
+    assert len(make(real, tmp_path / "set", generator=generator, batch_size=np.int64(10**6))) == 4
     assert generator.batches == [4]
 
 

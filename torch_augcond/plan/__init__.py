@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,12 +52,17 @@ def counts_per_class(
     real = {class_of[label]: number for label, number in zip(found, numbers, strict=True)}
     if isinstance(num_per_class, Mapping):
         check_names(name, num_per_class, list(real))
-        return {c: as_int(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real}
-    value = as_int(name, value, int(name == "fill_to"))
-    if value >= _MANY:
-        raise ValueError(f"`{name}` must be below {_MANY}, but got {value}.")
+        return {c: _count(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real}
+    value = _count(name, value, int(name == "fill_to"))
     rules = {"num_per_image": lambda n: value * n, "num_per_class": lambda n: value, "fill_to": lambda n: value - n}
     return {c: max(0, rules[name](n)) for c, n in real.items()}
+
+
+def _count(name: str, value: Any, low: int) -> int:
+    value = as_int(name, value, low)
+    if value >= _MANY:
+        raise ValueError(f"`{name}` must be below {_MANY}, but got {value}.")
+    return value
 
 
 def make_plan(

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..checks import check_names, listed, warn
+from ..checks import brief, check_names, listed, warn
 
 __all__ = ["build_prompts"]
+
+_LONGEST = 4000  # characters: a text encoder reads some 77 words, and the record in an image has room for 65 kB
 
 
 def build_prompts(
@@ -46,6 +48,8 @@ def build_prompts(
         )
     if wrong := [value for value in prompts.values() if not isinstance(value, str)]:
         raise TypeError(f"`prompt` must give a str for each class, but gave {listed(wrong)}.")
+    if long := [name for name, text in prompts.items() if len(text) > _LONGEST]:
+        raise ValueError(f"`prompt` must give {_LONGEST} characters or fewer, but gave more for {listed(long, brief)}.")
     # A folder's name may hold bytes that are no text, which no tokenizer takes: they become question marks.
     return {name: text.encode("utf-8", "replace").decode() for name, text in prompts.items()}
 
@@ -55,7 +59,7 @@ def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[
         check_names("class_names", class_names, classes)
     elif class_names is not None:
         rule = f"`class_names` must be a list of {len(classes)} names or a dict, but got"
-        if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+        if isinstance(class_names, (str, set, frozenset)) or not isinstance(class_names, Iterable):
             raise TypeError(f"{rule} {class_names!r} ({type(class_names).__name__}).")
         class_names = list(class_names)
         if len(class_names) != len(classes):
