@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -232,6 +233,32 @@ class TestLeftAlone:
             TypeError, match=r"`dataset\.transform` must be .* can be set.* but ReadOnly allows reading"
         ):
             Sources.from_dataset(real)
+
+    def test_a_transform_that_a_property_hands_on(self, folder, tmp_path):
+        class Forwarding(Dataset):
+            def __init__(self, inner):
+                self.inner = inner
+                self.classes = ["cat", "dog"]
+
+            def __len__(self):
+                return 10
+
+            def __getitem__(self, i):
+                return self.inner[i]
+
+            transform = property(
+                lambda self: self.inner.transform, lambda self, value: setattr(self.inner, "transform", value)
+            )
+
+        transform = ToFloat()
+        real = Forwarding(ImageFolder(folder, transform, plus10))
+        synthetic = made(real, tmp_path / "set")
+        assert real.inner.transform is transform and real.inner.target_transform is plus10
+        assert torch.is_tensor(synthetic[0][0]) and labels_of(synthetic) == labels_of(real) == [10, 11]
+        shared = Forwarding(SimpleNamespace(transform=transform))
+        with pytest.raises(TypeError, match="Forwarding keeps it in an object that its copies share"):
+            made(shared, tmp_path / "other")
+        assert shared.transform is transform
 
 
 def load(path, invert=False):

@@ -71,8 +71,8 @@ def _copied(dataset: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
         if isinstance(value, Dataset) or type(value) in _CONTAINERS:
             raw.__dict__[name] = _own(value, names, made)
     for name in names:
-        if (value := getattr(raw, name, None)) is not None:
-            _set(raw, name, _stand_in(value))
+        if (value := getattr(raw, name, None)) is not None and value is not _untouched:
+            _set(raw, dataset, name, _stand_in(value))
     joint = getattr(raw, "transforms", None)
     if "transforms" not in names and isinstance(joint, StandardTransform):
         object.__setattr__(raw, "transforms", StandardTransform(None, joint.target_transform))
@@ -107,14 +107,19 @@ def _own(value: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
     return made[id(value)]
 
 
-def _set(raw: Any, name: str, value: Any) -> None:
+def _set(raw: Any, dataset: Any, name: str, value: Any) -> None:
+    """Sets an attribute of a copy, and makes sure that it is only the copy's."""
+    before = getattr(dataset, name)
+    rule = f"`dataset.{name}` must be an attribute that can be set, since images are read without it, but"
     try:
         object.__setattr__(raw, name, value)  # a frozen dataclass allows no other way
     except AttributeError:
+        raise TypeError(f"{rule} {type(dataset).__name__} allows reading it only. Give it a setter.") from None
+    if getattr(dataset, name) is value:
+        object.__setattr__(raw, name, before)
         raise TypeError(
-            f"`dataset.{name}` must be an attribute that can be set, since images are read without it, but "
-            f"{type(raw).__name__} allows reading it only. Give it a setter."
-        ) from None
+            f"{rule} {type(dataset).__name__} keeps it in an object that its copies share. Keep it in the dataset."
+        )
 
 
 def _stand_in(value: Any) -> Any:
