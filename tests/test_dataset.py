@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.samples import Samples
+from torch_augcond.sources.images import hash_bytes
 from torch_augcond.store.imagefile import Corrupt
 
 
@@ -114,6 +115,19 @@ def test_provenance_has_the_label_that_the_dataset_has_now(folder, tmp_path):
     records = [synthetic.provenance(i) for i in range(len(synthetic))]
     assert [record["label"] for record in records] == synthetic.targets
     assert [record["class_name"] for record in records] == [synthetic.classes[label] for label in synthetic.targets]
+
+
+def test_provenance_names_the_sources_as_they_are_called_now(folder, tmp_path):
+    make(ImageFolder(folder), tmp_path / "set", augmentation="real", num_per_image=1)
+    first, second = sorted((folder / "cat").iterdir())[:2]
+    first.rename(folder / "cat" / "was first.png")
+    second.rename(first)
+    dataset = ImageFolder(folder)
+    synthetic = make(dataset, tmp_path / "set", augmentation="real", num_per_image=1)
+    digests = {path: hash_bytes(Path(path).read_bytes()) for path, _ in dataset.samples}
+    records = [synthetic.provenance(i) for i in range(len(synthetic))]
+    assert all([digests[name] for name in record["sources"]] == record["digests"] for record in records)
+    assert pickle.loads(pickle.dumps(synthetic)).provenance(0)["digests"] == records[0]["digests"]
 
 
 # --- transforms -------------------------------------------------------------------------------------------------------

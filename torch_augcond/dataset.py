@@ -154,6 +154,8 @@ class AugConditionedSynthetic(DatasetFolder):
         self.loader, self.extensions = load_image, IMG_EXTENSIONS
         self.classes, self.class_to_idx = job.sources.classes, job.sources.class_to_idx
         self.samples, self.settings = _samples(job), job.settings
+        self._real = job.sources, job.plan.contents
+        job.sources.release()
         if self.transform or self.target_transform:
             self.transforms = StandardTransform(self.transform, self.target_transform)
 
@@ -177,20 +179,32 @@ class AugConditionedSynthetic(DatasetFolder):
     def provenance(self, index: int) -> dict[str, Any]:
         """What made image ``index``: sources, drawn numbers, prompt, checkpoint and all settings.
 
-        Its label is today's. ``sources`` are the names that its sources had when it was made; what is certain of them
-        is their contents, ``digests``: files may have been renamed since, and the items of a dataset reordered.
+        Its label and the names of its sources are those that the wrapped dataset had when this one was constructed:
+        files may have been renamed since the image was made, and items reordered. A source that isn't there any more,
+        and in a worker process each one, has the name that it had then. Its content is ``digests`` in any case.
 
         Raises:
             IndexError: If there is no such image.
             Corrupt: If its file is damaged.
         """
         path, label = self.samples[index]
-        return check(path, Path(path).stem) | {"label": label}  # classes may have been added since it was made
+        record = check(path, Path(path).stem)
+        sources = [self._named(*pair, label) for pair in zip(record["digests"], record["sources"], strict=True)]
+        return record | {"label": label, "sources": sources}
+
+    def _named(self, digest: str, then: str, label: int) -> str:
+        """What the real image with a content is called now, of several one of this label; else what it was then."""
+        if self._real is None:
+            return then
+        sources, contents = self._real
+        rows = np.flatnonzero((contents == np.frombuffer(bytes.fromhex(digest), np.uint8)).all(axis=1))
+        names = [sources.name(i) for i in rows[np.argsort(sources.labels[rows] != label, kind="stable")]]
+        return then if then in names or not names else names[0]
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker needs neither the real images nor what made the synthetic ones.
         own = {name: getattr(self, name) for name in ("transform", "target_transform")}
-        state = self.__dict__ | {"_wrapped": (), "_own": own}
+        state = self.__dict__ | {"_wrapped": (), "_own": own, "_real": None}
         state.pop("_targets", None)  # made again from the samples, which are far smaller
         return state
 

@@ -213,6 +213,11 @@ class Plan(Sequence[Recipe]):
             self.keys[block] = _keys(encoded, c.digests, chosen, ordinals)
         return start + size
 
+    @property
+    def contents(self) -> np.ndarray:
+        """uint8 (R, 16): the digest of each real image, zeros where it has none."""
+        return self._inputs.contents
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -173,6 +173,11 @@ class Sources:
         leaf, index = self._leaf(i)
         return leaf.path(index) or f"dataset[{range(len(self))[i]}]"
 
+    def release(self) -> None:
+        """Lets go of what reading needs (a copy of a dataset may have filled a cache); names can still be asked for."""
+        for leaf in self.leaves:
+            leaf.raw = None
+
     def image(self, i: int, digest: str | None = None) -> Image.Image:
         """Image i in RGB as the user's own loader reads it, before any transform.
 

@@ -29,6 +29,7 @@ class _Folder:
     """An ImageFolder or DatasetFolder: files, labels without decoding, and the user's own loader."""
 
     contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
+    raw: Any = None  # it is read without a copy
 
     def __init__(self, dataset: DatasetFolder) -> None:
         self.dataset = dataset
