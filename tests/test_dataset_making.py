@@ -104,6 +104,7 @@ def test_guidance_follows_the_regime(tmp_path, per_class, guidance):
     synthetic = make(images, tmp_path / "set", num_per_class=1, class_names=["a", "b"])
     assert synthetic.provenance(0)["settings"]["guidance_scale"] == guidance
     assert make(images, tmp_path / "x", num_per_class=1, guidance_scale=3, prompt="{}s").settings.guidance_scale == 3
+    assert make(images, tmp_path / "x", num_per_class=1, prompt="{}s").settings.guidance_scale == 3
 
 
 def test_a_set_keeps_its_guidance_when_it_outgrows_the_regime(folder, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 import os
 import re
 import shlex
@@ -143,7 +144,7 @@ class Request:
         self.total()  # checks the counts
         guidance = self.guidance_scale
         if guidance is None:
-            kept = recorded_guidance in _GUIDANCE.values()
+            kept = isinstance(recorded_guidance, float) and 1 <= recorded_guidance < math.inf
             guidance = recorded_guidance if kept else _GUIDANCE[self._regime()]
         return Settings(
             augmentation=self.compose.describe(),
