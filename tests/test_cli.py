@@ -172,7 +172,7 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
         (["generate", "nowhere"], 1, "nowhere"),
         (["generate", "EMPTY"], 1, "Couldn't find any class folder"),
         (["generate", "DATA", "--root", "DATA"], 2, "`root` must lie outside of the real images"),
-        (["generate", "DATA", "--root", "EMPTY/.."], 1, "`root` must be an empty folder or a set made by this package"),
+        (["generate", "DATA", "--root", "EMPTY/.."], 2, "`root` must not hold the real images"),
         (["generate", "DATA", "--root", "/"], 2, "`root` must be a folder with a name, but got '/'"),
         (["generate", "DATA", "--num-per-image", str(10**19)], 2, "`num_per_image` must be below"),
         (["generate", "DATA", "--shard", f"0/{10**30}"], 2, "`shard` must be i/N"),
