@@ -111,12 +111,13 @@ class TestLabels:
         sources.digests(failed=failed)
         assert list(failed) == [3]
 
-    def test_names_the_wrong_way_round_and_in_an_array(self, folder):
+    def test_names_the_wrong_way_round_in_an_array_and_in_a_dict(self, folder):
         with pytest.raises(
             TypeError, match=r"`class_to_idx` must be \{name: label\} .* but got \{0: 'cat', 1: 'dog'\}"
         ):
             Sources.from_dataset(Files(folder, class_to_idx={0: "cat", 1: "dog"}))
-        assert Sources.from_dataset(Files(folder, classes=np.array(["cat", "dog"]))).classes == ["cat", "dog"]
+        for classes in (np.array(["cat", "dog"]), {1: "dog", 0: "cat"}):
+            assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["cat", "dog"]
 
     def test_a_class_is_no_dataset(self):
         with pytest.raises(TypeError, match="`dataset` must be a dataset, but got the class ImageFolder"):

@@ -80,7 +80,8 @@ class _Folder:
             text += f" {sorted(dataset.extensions)}"
         if self._is_scan():
             return text
-        chosen = sorted((os.path.relpath(path, root), int(label)) for path, label in dataset.samples)
+        above = os.fspath(dataset.root)
+        chosen = sorted((os.fspath(path).removeprefix(above), int(label)) for path, label in dataset.samples)
         return f"{text} {hash_bytes(repr(chosen).encode('utf-8', 'surrogatepass'))}"
 
     def _is_scan(self) -> bool:
@@ -236,6 +237,8 @@ def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
     classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if isinstance(classes, (list, tuple)):
         options.append(dict(enumerate(classes)))
+    elif isinstance(classes, dict) and all(map(is_int, classes)):
+        options.append({int(label): name for label, name in classes.items()})
     for names in options:
         if names.keys() >= set(present):
             return unique({k: ", ".join(v) if isinstance(v, tuple) else str(v) for k, v in sorted(names.items())})
