@@ -102,10 +102,11 @@ class AugConditionedSynthetic(DatasetFolder):
         batch_size: Images made at once; default by their size and the memory that is free.
 
     Raises:
-        TypeError, ValueError: If an argument is none of these, or ``root`` holds a set of another configuration.
+        TypeError, ValueError: If an argument is none of these, ``root`` holds a set of another configuration, or a
+            transform to be taken over is ambiguous (only parts of ``dataset`` have it, say).
         FileNotFoundError: If ``generate`` is false and images are missing; it names the command that makes them.
         RuntimeError: If more than 1 % of the images can't be made; nothing further is tried then. Fewer are left out
-            with a warning.
+            with a warning. Or if images went from ``root`` meanwhile.
 
     Example:
         >>> real = ImageFolder("flowers/train", transform=transform)
