@@ -267,12 +267,16 @@ def load(path, invert=False):
     return Image.eval(image, lambda x: 255 - x) if invert else image
 
 
+def load_with(options, path):
+    return load(path, **options)
+
+
 class Loader:
     def __init__(self, invert):
-        self.invert, self.calls = invert, 0
+        self.invert, self.opened, self.cache = invert, None, {}
 
     def __call__(self, path):
-        self.calls += 1
+        self.opened = self.cache[path] = object()
         return load(path, self.invert)
 
     def method(self, path):
@@ -288,7 +292,7 @@ def closure(invert):
 
 LOADERS = [
     lambda invert: partial(load, invert=invert),
-    lambda invert: partial(partial(load), invert=invert),
+    lambda invert: partial(load_with, {"invert": invert}),
     lambda invert: (lambda path: load(path, True)) if invert else (lambda path: load(path, False)),
     lambda invert: lambda path: load(path, invert),
     closure,
@@ -305,9 +309,15 @@ class TestLoaders:
         assert len(set(roots)) == 2
         digests = [Sources.from_dataset(ImageFolder(folder, loader=loader(k))).digests() for k in (False, True, True)]
         assert not set(digests[0]) & set(digests[1]) and digests[1] == digests[2]
+        used = ImageFolder(folder, loader=loader(True))
+        used[0]
+        assert Sources.from_dataset(used).digests() == digests[1]
 
     def test_names_are_those_of_before_and_of_every_process(self):
         assert loader_name(load) == "load" and loader_name(Path.open) == "Path.open"
+        endless = [load]
+        endless.append(endless)
+        assert loader_name(partial(load, endless)).startswith("partial(load, [[load, [load, ")
         code = "import test_hostile_datasets as t; print([t.loader_name(p(True)) for p in t.LOADERS])"
         places = os.pathsep.join([os.path.dirname(__file__), *sys.path])
         shown = {

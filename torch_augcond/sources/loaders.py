@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["loader_name"]
 
-_PLAIN = (str, bytes, bool, int, float, complex, os.PathLike, type(None))
+_PLAIN = (str, bytes, bool, int, float, complex, os.PathLike)
 
 
 def loader_name(loader: Any, depth: int = 4) -> str:
@@ -21,7 +21,7 @@ def loader_name(loader: Any, depth: int = 4) -> str:
         "partial(open, [], {'mode': 'rb'})"
     """
     name = getattr(loader, "__qualname__", type(loader).__qualname__)
-    if not depth:
+    if depth <= 0:  # what holds itself ends here
         return name
     if isinstance(loader, partial):
         keywords = {key: _shown(value, depth) for key, value in sorted(loader.keywords.items())}
@@ -42,6 +42,7 @@ def _closure(function: FunctionType, depth: int) -> str:
             held.append(cell.cell_contents)
         except ValueError:  # not yet assigned
             continue
+    held = [value for value in held if _tells(value)]
     if function.__name__ != "<lambda>":
         return _listed(held, depth) if held else ""
     given = [*held, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -58,17 +59,25 @@ def _constant(value: Any) -> str:
 
 
 def _state(holder: Any, depth: int) -> str:
-    held = {name: _shown(value, depth) for name, value in sorted(getattr(holder, "__dict__", {}).items())}
-    return _dict(held) if held else ""
+    given = getattr(holder, "__dict__", {})
+    held = [(name, given[name]) for name in sorted(given) if _tells(given[name])]
+    return _dict({name: _shown(value, depth) for name, value in held}) if held else ""
+
+
+def _tells(value: Any) -> bool:
+    """Not a file opened later, nor a cache: those change as images are read."""
+    return isinstance(value, (*_PLAIN, tuple)) or callable(value)
 
 
 def _shown(value: Any, depth: int) -> str:
     if isinstance(value, os.PathLike):
         return repr(os.fspath(value))
-    if isinstance(value, _PLAIN):
+    if value is None or isinstance(value, _PLAIN):
         return repr(value)
-    if isinstance(value, (list, tuple)):
-        return _listed(value, depth)
+    if isinstance(value, dict) and depth > 0:
+        return _dict({str(key): _shown(inner, depth - 1) for key, inner in value.items()})
+    if isinstance(value, (list, tuple)) and depth > 0:
+        return _listed(value, depth - 1)
     return loader_name(value, depth - 1)
 
 
