@@ -16,7 +16,7 @@ import pytest
 import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic
@@ -141,6 +141,10 @@ class TestTransforms:
         with pytest.raises(ValueError, match=r"dataset whose item 0 has the label 0, of which it would make 10\. Pass"):
             made(Parts([*real.datasets]), tmp_path / "set")
         assert labels_of(made(real, tmp_path / "set", target_transform=plus10)) == [10, 11]
+        part = Subset(ImageFolder(folder), range(10))
+        part.target_transform = plus10  # which torch never looks at
+        with pytest.raises(ValueError, match="`target_transform` can't be taken over .* one in only some of its parts"):
+            made(part, tmp_path / "set")
 
     @pytest.mark.parametrize("kind", [list, tuple, lambda parts: dict(enumerate(parts))])
     def test_of_datasets_in_lists_and_dicts(self, folder, tmp_path, kind):

@@ -135,8 +135,8 @@ class Sources:
             return f"a {type(found[0]).__name__} in its place"
         if found and name == "target_transform":
             parts = [self.leaves[k].dataset for k in np.unique(self.part).tolist()]
-            having = [any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts]
-            return "one in only some of its parts" if any(having) and not all(having) else None
+            if not all(any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts):
+                return "one in only some of its parts"  # a Subset's own is one that nothing applies
         return None
 
     def check_target_transform(self) -> None:
