@@ -188,7 +188,7 @@ class TestUnreadable:
             def __getitem__(self, i):
                 raise RuntimeError("the archive is gone")
 
-        with pytest.raises(TypeError, match="labels must be ints, but got RuntimeError.'the archive is gone'"):
+        with pytest.raises(ValueError, match=r"reading failed for dataset\[0\] \(RuntimeError: the archive is gone\)"):
             Sources.from_dataset(Broken([0]))
         broken = Broken([0])
         broken.targets = [0]
