@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 from torch_augcond import StableUnCLIPGenerator
 from torch_augcond.generate import Report
+from torch_augcond.generators import BadImages
 from torch_augcond.job import Job
 from torch_augcond.progress import silent
 from torch_augcond.request import Request
@@ -117,3 +118,26 @@ def test_a_source_whose_encoding_does_not_fit_fails_alone(tmp_path):
     assert job.make(batch_size=4) == Report(2, 0, 1)
     (record,) = job.store.failures().values()
     assert record["reason"] == "there is not enough memory to encode a single image"
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([0, 2]), np.array([0, 2]), [torch.tensor(0), 2], (0, 2)])
+def test_bad_rows_are_taken_out_however_they_are_given(real, tmp_path, rows):
+    class Bad(FakeGenerator):
+        def generate(self, *inputs, **options):
+            raise BadImages(rows, super().generate(*inputs, **options))
+
+    assert job_of(real, tmp_path / "set", Bad()).make(batch_size=4) == Report(4, 0, 4)
+
+
+@pytest.mark.parametrize(
+    "rows, error, message",
+    [
+        ([-2], ValueError, r"`rows` must be indices of the 4 images, from 0, but got -2\. Of a mask"),
+        (torch.tensor([1, 4]), ValueError, "but got 4"),
+        (torch.tensor([True, False, False, False]), TypeError, "`rows` must be an int, but got True"),
+        ([0.0], TypeError, "`rows` must be an int, but got 0.0"),
+    ],
+)
+def test_rows_that_name_no_image_are_refused(rows, error, message):
+    with pytest.raises(error, match=message):
+        BadImages(rows, torch.zeros(4, 3, 2, 2, dtype=torch.uint8))

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor
 
+from ..checks import as_int, listed
+
 __all__ = ["BadImages", "Generator"]
 
 
@@ -13,12 +15,19 @@ class BadImages(RuntimeError):
     """Some rows of a batch came out as NaN or as one plain colour, and no other precision helped.
 
     Args:
-        rows: Indices of the bad rows.
+        rows: Indices of the bad rows, from 0: a list, or a tensor of ints.
         images: The whole batch, uint8 (N, 3, H, W); the rows in ``rows`` hold nothing of use.
+
+    Raises:
+        TypeError, ValueError: ``rows`` are no indices of ``images``: else a bad image would pass for a good one.
     """
 
-    def __init__(self, rows: Sequence[int], images: Tensor) -> None:
-        self.rows, self.images = list(rows), images
+    def __init__(self, rows: Sequence[int] | Tensor, images: Tensor) -> None:
+        self.images = images
+        self.rows = [as_int("rows", row) for row in (rows.tolist() if hasattr(rows, "tolist") else rows)]
+        if outside := [row for row in self.rows if not 0 <= row < len(images)]:
+            rule = f"`rows` must be indices of the {len(images)} images, from 0"
+            raise ValueError(f"{rule}, but got {listed(outside)}. Of a mask, take `.nonzero().flatten()`.")
         super().__init__(
             f"rows {self.rows} of {len(images)} images came out as NaN or one plain colour. "
             "Check their embeddings for NaN, or lower `guidance_scale`."
