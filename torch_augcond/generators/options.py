@@ -11,7 +11,7 @@ from .networks import COMPILE
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline as Pipeline
 
-__all__ = ["SCHEDULERS", "check_compile", "check_interval", "check_reuse", "make_scheduler", "scheduler_id"]
+__all__ = ["SCHEDULERS", "check_compile", "check_interval", "check_reuse", "exact", "make_scheduler", "scheduler_id"]
 
 # Name → diffusers' class and what it is given besides the checkpoint's noise schedule.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,8 +60,19 @@ def check_interval(interval: Any) -> tuple[float, float]:
     return float(interval[0]), float(interval[1])
 
 
+def exact(number: float) -> str:
+    """As short as ``:g`` where that loses nothing, so that different numbers never look alike.
+
+    Example:
+        >>> exact(0.0), exact(0.6), exact(0.5 / 31)
+        ('0', '0.6', '0.016129032258064516')
+    """
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 def check_reuse(cache_interval: Any, unet: Any) -> int:
-    as_int("cache_interval", cache_interval, low=1)
+    cache_interval = as_int("cache_interval", cache_interval, low=1)
     if cache_interval > 1 and len(unet.up_blocks[-1].resnets) < 2:
         raise ValueError(
             f"`cache_interval` must be 1 for a UNet with a single layer in its last block, but got {cache_interval}."

@@ -15,9 +15,10 @@ from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_u
 from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, check_widths, to_pil
 from .memory import batch_size_for
 from .networks import Networks, choose
-from .options import check_compile, check_interval, check_reuse, make_scheduler, scheduler_id
+from .options import check_compile, check_interval, check_reuse, exact, make_scheduler, scheduler_id
 from .protocol import BadImages
 from .quiet import without_messages
+from .undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline
@@ -34,7 +35,8 @@ class StableUnCLIPGenerator:
     1e-5 in float32 on a CPU). The pipeline's scheduler is copied for each batch and never stepped itself.
 
     ``scheduler``, ``guidance_interval`` and ``cache_interval`` save time and change images, so they are part of
-    ``fingerprint``; ``compile`` changes them by no more than rounding does.
+    ``fingerprint``; ``compile`` changes them by no more than rounding does. All four are chosen once, here. A
+    surrounding ``torch.autocast`` or default device has no influence.
 
     Args:
         pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced at any time.
@@ -78,13 +80,13 @@ class StableUnCLIPGenerator:
         check_widths(pipe)
         self.pipe = pipe
         self.checkpoint = fingerprint
-        self.compile = check_compile(compile)
-        self.guidance_interval = check_interval(guidance_interval)
-        self.cache_interval = check_reuse(cache_interval, pipe.unet)
+        self._compile = check_compile(compile)
+        self._guidance_interval = check_interval(guidance_interval)
+        self._cache_interval = check_reuse(cache_interval, pipe.unet)
         self._own_scheduler = scheduler_id(pipe)
         if scheduler is not None:
             pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
-        self._plain = self._networks = Networks(pipe, cache_interval=cache_interval)
+        self._plain = self._networks = Networks(pipe, cache_interval=self.cache_interval)
         self._way = "off"
 
     def __repr__(self) -> str:
@@ -97,10 +99,23 @@ class StableUnCLIPGenerator:
         if scheduler != self._own_scheduler:
             parts.append(scheduler)
         if self.guidance_interval != (0, 1):
-            parts.append("guidance-{:g}-{:g}".format(*self.guidance_interval))
+            parts.append("-".join(["guidance", *map(exact, self.guidance_interval)]))
         if self.cache_interval > 1:
             parts.append(f"cache-{self.cache_interval}")
         return "+".join(parts)
+
+    @property
+    def compile(self) -> bool | str:
+        """As given; to change it or one of the next two, make another generator of the same pipeline."""
+        return self._compile
+
+    @property
+    def guidance_interval(self) -> tuple[float, float]:
+        return self._guidance_interval
+
+    @property
+    def cache_interval(self) -> int:
+        return self._cache_interval
 
     @property
     def embed_dim(self) -> int:
@@ -139,7 +154,7 @@ class StableUnCLIPGenerator:
         if way != self._way:
             self._way, self._networks = way, Networks(self.pipe, way, self.cache_interval)
 
-    @torch.no_grad()
+    @undisturbed
     def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
         """The image encoder's embeddings, each a function of its image alone (to within rounding).
 
@@ -160,7 +175,7 @@ class StableUnCLIPGenerator:
         encoder = self.pipe.image_encoder
         return encoder(inputs.pixel_values.to(encoder.device, encoder.dtype)).image_embeds.float().cpu()
 
-    @torch.no_grad()
+    @undisturbed
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """The text encoder's states; every prompt is padded to the tokenizer's length, so lengths mix freely.
 
@@ -251,7 +266,7 @@ class StableUnCLIPGenerator:
             raise BadImages(bad.nonzero().flatten().tolist(), images)
         return images
 
-    @torch.no_grad()
+    @undisturbed
     def condition(
         self,
         image_embeds: Tensor,
@@ -311,7 +326,7 @@ class StableUnCLIPGenerator:
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         return self._sample(self._networks, condition, prompt_embeds, keys, **numbers)
 
-    @torch.no_grad()
+    @undisturbed
     def _sample(
         self, networks: Networks, condition: Tensor, prompt_embeds: Tensor, keys: Tensor, **numbers: Any
     ) -> Tensor:
@@ -337,7 +352,7 @@ class StableUnCLIPGenerator:
         return self.encode_prompts([""])
 
     @cached_property
-    @torch.no_grad()
+    @undisturbed
     def _seconds(self) -> tuple[float, float]:
         """A guided UNet step and a decoding, of one image each."""
         inputs = (

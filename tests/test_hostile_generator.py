@@ -1,0 +1,61 @@
+"""What surrounds a generator, and what is done to it afterwards, changes neither its images nor what it's called."""
+
+import math
+import re
+
+import pytest
+import torch
+from PIL import Image
+from pipelines import make_pipeline
+
+from torch_augcond import EmbedDropout, StableUnCLIPGenerator
+
+KEYS = torch.tensor([3, 5])
+
+
+def make_generator(**options):
+    return StableUnCLIPGenerator(make_pipeline("ddim"), fingerprint="test@0", **options)
+
+
+def everything(generator):
+    embeds = generator.encode_images([Image.new("RGB", (40, 30), color) for color in ("red", "blue")])
+    prompts = generator.encode_prompts(["a cat", "a dog"])
+    condition = generator.condition(embeds, KEYS, augmentation=EmbedDropout())
+    numbers = {"guidance_scale": 2.0, "num_inference_steps": 3}
+    return embeds, prompts, condition, generator.sample(condition, prompts, KEYS, **numbers)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"), torch.inference_mode()],
+    ids=["autocast", "default device", "inference mode"],
+)
+def test_modes_that_surround_a_generator_change_nothing(mode):
+    generator = make_generator()
+    expected = everything(generator)
+    other = make_generator()  # which has kept nothing of an earlier call
+    with mode:
+        found = everything(other)
+    for x, y in zip(found, expected, strict=True):
+        assert x.dtype == y.dtype == torch.float32 and torch.equal(x, y)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("cache_interval", 2), ("guidance_interval", (0.0, 0.5)), ("compile", True), ("fingerprint", "x")]
+)
+def test_what_a_generator_was_made_with_stays(name, value):
+    generator = make_generator()
+    with pytest.raises(AttributeError, match=f"property '{name}' .* has no setter"):
+        setattr(generator, name, value)
+    assert generator.fingerprint == "test@0"
+
+
+def test_no_two_guidance_intervals_have_one_fingerprint():
+    bounds = [0.0, 1e-300, 1e-7, 0.016129, 0.016129032, 0.5 / 31, math.nextafter(0.6, 0), 0.6, math.nextafter(0.6, 1)]
+    intervals = [(0.0, hi) for hi in bounds[1:]] + [(lo, 1.0) for lo in bounds[1:]]
+    fingerprints = [make_generator(guidance_interval=interval).fingerprint for interval in intervals]
+    assert len(set(fingerprints)) == len(intervals)
+    assert fingerprints[bounds.index(0.6) - 1] == "test@0+guidance-0-0.6", "ordinary ones are as they were"
+    for interval, fingerprint in zip(intervals, fingerprints, strict=True):
+        lo, hi = re.fullmatch(r"test@0\+guidance-([\d.]+(?:e-\d+)?)-([\d.]+(?:e-\d+)?)", fingerprint).groups()
+        assert (float(lo), float(hi)) == interval

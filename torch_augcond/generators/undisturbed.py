@@ -1,0 +1,39 @@
+"""Work that torch's ambient modes don't reach: what a training script has set up for itself must not change images."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from typing import Any
+
+import torch
+
+__all__ = ["undisturbed"]
+
+
+def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of something with a ``device``: without gradients, and heedless of autocast and the default device.
+
+    Example:
+        >>> class Model:
+        ...     device = torch.device("cpu")
+        ...
+        ...     @undisturbed
+        ...     def run(self, x):
+        ...         return x @ x
+        >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+        ...     Model().run(torch.ones(1, 1)).dtype
+        torch.float32
+    """
+
+    @wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as modes:
+            modes.enter_context(torch.no_grad())
+            for kind in {"cpu", self.device.type}:
+                if torch.is_autocast_enabled(kind):
+                    modes.enter_context(torch.autocast(kind, enabled=False))
+            if torch.get_default_device().type != "cpu":  # only then: it slows every call of torch down
+                modes.enter_context(torch.device("cpu"))
+            return method(self, *args, **kwargs)
+
+    return run
