@@ -286,7 +286,7 @@ def test_a_pickled_copy_does_the_same(transform):
         (
             lambda: resolve(VARIANTS),
             TypeError,
-            r"`augmentation` must be a variant's name, .* got mappingproxy\(.*\.\.\. \(mappingproxy\)\.$",
+            r"`augmentation` must be a variant's name, .* got VARIANTS\(.*\.\.\. \(_Variants\)\.$",
         ),
         (lambda: Compose([torch.nn.Sequential(torch.nn.Identity())]), TypeError, r"but got Sequential\( \(0\): Iden"),
         (lambda: Compose([PixelMixup()] * 2).ops, ValueError, r"but got Compose\( PixelMixup\(.*\. Take `\.embed`"),

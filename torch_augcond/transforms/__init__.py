@@ -12,8 +12,8 @@ Example:
     >>> mixed, same_labels = VARIANTS["embed-cutmix-dropout"](embeds, labels)
 """
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -242,17 +242,34 @@ def resolve(augmentation: str | nn.Module | Sequence[nn.Module]) -> Compose:
     return Compose(check_transforms("augmentation", augmentation))
 
 
-def _variants() -> Mapping[str, nn.Module]:
-    mixing = {
-        "cutmix": PixelCutMix(),
-        "mixup": PixelMixup(),
-        "embed-cutmix": EmbedCutMix(),
-        "embed-mixup": EmbedMixup(),
-    }
-    variants = {"text-only": EmbedDropout(p=1.0), "real": Compose([]), "dropout": EmbedDropout()}
-    for name, transform in mixing.items():
-        variants |= {name: transform, f"{name}-dropout": Compose([transform, EmbedDropout()])}
-    return MappingProxyType(variants)
+def _builders() -> dict[str, Callable[[], nn.Module]]:
+    mixing = {"cutmix": PixelCutMix, "mixup": PixelMixup, "embed-cutmix": EmbedCutMix, "embed-mixup": EmbedMixup}
+    builders = {"text-only": partial(EmbedDropout, p=1.0), "real": partial(Compose, []), "dropout": EmbedDropout}
+    for name, kind in mixing.items():
+        builders |= {name: kind, f"{name}-dropout": partial(_with_dropout, kind)}
+    return builders
 
 
-VARIANTS = _variants()
+def _with_dropout(mixing: type[nn.Module]) -> Compose:
+    return Compose([mixing(), EmbedDropout()])
+
+
+class _Variants(Mapping[str, nn.Module]):
+    """The eleven variants by name, a new transform at each look-up: who changes one changes that one alone."""
+
+    _builders = _builders()
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._builders[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._builders)
+
+    def __len__(self) -> int:
+        return len(self._builders)
+
+    def __repr__(self) -> str:
+        return f"VARIANTS({dict(self)})"
+
+
+VARIANTS = _Variants()

@@ -1,5 +1,6 @@
 """What all transforms have in common: checks of arguments, partners of the same label, keys."""
 
+import json
 import math
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,9 +10,9 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from .. import functional as F
-from ..checks import as_float
+from ..checks import as_float, brief
 
-__all__ = ["Augmentation", "Params", "positive"]
+__all__ = ["Augmentation", "Params", "check_work", "op_of", "positive"]
 
 Params = dict[str, Tensor]
 
@@ -33,7 +34,7 @@ class Augmentation(nn.Module, ABC):
         """Itself as a constant of a compiled graph, which a generator takes (see `torch_augcond.fused`)."""
         if self.stage != "embed":
             raise ValueError(f"`ops` must be made of transforms of embeddings, but got {self}. Take `.embed`.")
-        return (self._op(0),)
+        return (op_of(self, 0),)
 
     def forward(
         self,
@@ -76,14 +77,56 @@ class Augmentation(nn.Module, ABC):
         return x[F.same_label_partners(labels.to(x.device), keys)]
 
     def describe(self) -> Any:
-        """Plain JSON: the class's name and the constructor's arguments."""
-        return {"name": type(self).__name__, **self._arguments()}
+        """Plain JSON: the class's name and the constructor's arguments.
+
+        Raises:
+            TypeError: An attribute that was added can't be said in JSON.
+        """
+        name, arguments = type(self).__name__, self._arguments()
+        for argument, value in arguments.items():
+            _check_plain(f"{name}.{argument}", value)
+        return {"name": name, **arguments}
 
     def _arguments(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "training"}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
+
+
+def _check_plain(name: str, value: Any) -> None:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        raise TypeError(
+            f"`{name}` must be plain JSON, since attributes are part of the recipe, but got {brief(repr(value))} "
+            f"({type(value).__name__}). What isn't may have a name that begins with an underscore."
+        ) from None
+
+
+_WORK = ("forward", "make_params", "transform", "_draw")
+
+
+def check_work(name: str, transform: Augmentation, known: type) -> None:
+    """That it works as ``known`` does: what reads its numbers only, and does the work itself, would be wrong else.
+
+    Raises:
+        TypeError: It has a method of its own for that.
+    """
+    kind = type(transform)
+    theirs = {work: getattr(known, work, None) for work in _WORK}
+    own = [work for work in _WORK if work in vars(transform) or getattr(kind, work, None) is not theirs[work]]
+    if own:
+        raise TypeError(
+            f"`{name}` must be of transforms that work as the package's own, but got {kind.__name__}, which has a "
+            f"`{own[0]}` of its own. A graph and a Compose can't take it over: call it yourself."
+        )
+
+
+def op_of(transform: Augmentation, n: int) -> tuple:
+    """A transform, the n-th of its kind, as a constant of a compiled graph, which does what its class does."""
+    check_work("ops", transform, next((base for base in type(transform).__mro__ if "_op" in vars(base)), Augmentation))
+    return transform._op(n)
 
 
 def positive(name: str, value: Any) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .. import functional as F
 from ..checks import brief
-from .augmentation import Augmentation, Params
+from .augmentation import Augmentation, Params, check_work, op_of
 
 __all__ = ["Compose", "check_transforms", "instance_of"]
 
@@ -16,14 +16,16 @@ __all__ = ["Compose", "check_transforms", "instance_of"]
 class Compose(Augmentation):
     """Applies transforms one after the other, all with the same partners; nested ones are flattened.
 
-    Transforms of one kind (mixing, dropping) draw numbers of their own, so the second isn't a copy of the first.
+    Transforms of one kind (mixing, dropping) draw numbers of their own, so the second isn't a copy of the first. Which
+    they are is decided here: ``transforms`` is a tuple.
 
     Args:
         transforms: Any number of this module's transforms: those of pixels first, as embeddings come after them. None
             at all is the variant ``real``.
 
     Raises:
-        TypeError: Something isn't one of this module's transforms, or it is no list of them.
+        TypeError: Something isn't one of this module's transforms, or it is no list of them, or a nested subclass
+            works in a way of its own.
         ValueError: A transform of pixels follows one of embeddings.
 
     Example:
@@ -34,12 +36,17 @@ class Compose(Augmentation):
 
     def __init__(self, transforms: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.transforms = _flat(check_transforms("transforms", transforms))
+        self._transforms = tuple(_flat(check_transforms("transforms", transforms)))
         seen: Counter[str] = Counter()
         self._nth = []  # how many of its kind precede each transform
-        for t in self.transforms:
+        for t in self._transforms:
             self._nth.append(seen[t.kind])
             seen[t.kind] += 1
+
+    @property
+    def transforms(self) -> tuple[nn.Module, ...]:
+        """In their order, flat."""
+        return self._transforms
 
     def __len__(self) -> int:
         return len(self.transforms)
@@ -49,7 +56,7 @@ class Compose(Augmentation):
 
     def _only(self, stage: str) -> "Compose":
         part, kept = Compose([]), [(t, n) for t, n in zip(self.transforms, self._nth) if t.stage == stage]
-        part.transforms, part._nth = [t for t, _ in kept], [n for _, n in kept]
+        part._transforms, part._nth = tuple(t for t, _ in kept), [n for _, n in kept]
         return part
 
     @property
@@ -87,7 +94,8 @@ class Compose(Augmentation):
         if self.stage in ("pixel", "both"):
             got = brief(repr(self))
             raise ValueError(f"`ops` must be made of transforms of embeddings, but got {got}. Take `.embed`.")
-        return tuple(t._op(n) for t, n in zip(self.transforms, self._nth))
+        check_work("ops", self, Compose)
+        return tuple(op_of(t, n) for t, n in zip(self.transforms, self._nth))
 
     def _draw(self, x: Tensor, keys: Tensor) -> Params:
         drawn = [t._draw(x, F.fold(keys, n)) for t, n in zip(self.transforms, self._nth)]
@@ -133,7 +141,11 @@ def instance_of(kind: Any) -> str:
 def _flat(transforms: Sequence[nn.Module]) -> list[nn.Module]:
     flat: list[nn.Module] = []
     for t in transforms:
-        flat += t.transforms if isinstance(t, Compose) else [t]
+        if isinstance(t, Compose):
+            check_work("transforms", t, Compose)
+            flat += t.transforms
+        else:
+            flat.append(t)
     stages = [t.stage for t in flat]
     if stages != sorted(stages, reverse=True):
         raise ValueError(f"`transforms` must be of pixels first, then of embeddings, but got {flat}.")
