@@ -72,8 +72,13 @@ def test_a_pickled_sampler_goes_on_where_it_was():
 
 def test_a_state_of_another_order_is_refused_by_name():
     state = MixedRealSyntheticSampler(mix(), seed=1).state_dict()
-    with pytest.raises(ValueError, match=r"differs in seed \(saved 1, now 2\), real \(saved 10, now 12\)\. Make this"):
+    with pytest.raises(
+        ValueError, match=r"differs in seed \(saved 1, now 2\), real \(saved 10, now 12\), streams \(.*\)\. Make this"
+    ):
         MixedRealSyntheticSampler(mix(12), seed=2, epoch_length=20).load_state_dict(state)
+    for other in (Part(10, True) + Part(10), Part(5) + Part(10, True) + Part(5)):
+        with pytest.raises(ValueError, match=r"but differs in streams \(saved '\w{16}', now '\w{16}'\)\. Make this"):
+            MixedRealSyntheticSampler(other, seed=1).load_state_dict(state)
     for wrong in {}, {**state, "config": "abc"}, {**state, "config": None}:
         with pytest.raises(
             TypeError, match=f"`state` must be what `state_dict` returned, but got {re.escape(str(wrong))}"
@@ -84,3 +89,13 @@ def test_a_state_of_another_order_is_refused_by_name():
         with pytest.raises(ValueError, match=f"`index` must be below the 20 indices of an epoch, but got {index}"):
             sampler.load_state_dict({**sampler.state_dict(), "index": index})
     assert len(list(sampler)) == 20
+
+
+def test_labels_are_part_of_the_order_where_classes_take_turns():
+    def state_dict(balanced, *labels):
+        parts = Part(4, False, list(labels)) + Part(4, True, [0, 0, 1, 1])
+        return MixedRealSyntheticSampler(parts, class_balanced=balanced).state_dict()
+
+    assert state_dict(True, 0, 0, 1, 1) == state_dict(True, 5, 5, 7, 7) != state_dict(True, 0, 1, 1, 1)
+    assert state_dict(True, 0, 0, 1, 1) != state_dict(True, 0, 1, 0, 1)
+    assert state_dict(False, 0, 0, 1, 1) == state_dict(False, 0, 1, 1, 1)

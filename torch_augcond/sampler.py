@@ -5,6 +5,7 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import cached_property
 from itertools import chain
 from numbers import Real
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import ConcatDataset, Dataset, DistributedSampler, IterableDataset, Subset
 
-from .checks import as_indices, as_int, warn
+from .checks import as_indices, as_int, brief, warn
 
 __all__ = ["MixedRealSyntheticSampler"]
 
 _LENGTHS = ("real", "synthetic", "all")
+_MOST = 10**9  # indices of an epoch; the arithmetic in _indices is exact up to here, and memory is used up before
 _LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")  # the names that torchvision's own datasets use
 
 
@@ -162,7 +164,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         """Makes the next pass go on where ``state`` was taken; that one pass yields the rest of its epoch only.
 
         Args:
-            state: What ``state_dict`` returned, on any rank of a sampler with the same arguments and sizes.
+            state: What ``state_dict`` returned, on any rank of a sampler with the same arguments, the same order of
+                parts, and (with ``class_balanced``) the same labels.
 
         Raises:
             TypeError: If ``state`` isn't such a dict.
@@ -188,7 +191,18 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
     def _config(self) -> dict[str, Any]:
         names = ("num_replicas", "shuffle", "seed", "class_balanced", "num_samples")
         sizes = {name: sum(map(len, groups)) for name, groups in self._streams.items()}
-        return {name: getattr(self, name) for name in names} | sizes | {"fraction": str(self.synthetic_fraction)}
+        own = {name: getattr(self, name) for name in names}
+        return own | sizes | {"fraction": str(self.synthetic_fraction), "streams": self._digest}
+
+    @cached_property
+    def _digest(self) -> str:
+        """Which indices are real and which synthetic, and with ``class_balanced`` which of them are of one class."""
+        digest = hashlib.blake2b(digest_size=8)
+        for groups in self._streams.values():
+            digest.update(np.array([len(groups), *map(len, groups)], "<i8"))
+            for indices in groups:
+                digest.update(indices.astype("<i8", copy=False))
+        return digest.hexdigest()
 
     def _split(self, is_synthetic: np.ndarray) -> dict[str, list[np.ndarray]]:
         """The indices of both streams, each a list of groups that take turns: its classes, or all of it as one."""
@@ -216,6 +230,11 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         lengths = {"real": real, "synthetic": synthetic, "all": max(real, synthetic)}
         only = {0: "real", 1: "synthetic"}.get(self.synthetic_fraction, length)
         result = lengths[only] if isinstance(length, str) else self._share(length)
+        if result > _MOST:
+            raise ValueError(
+                f"`epoch_length` must come to at most {_MOST:,} indices a rank, but got {result:,} of {length!r} with "
+                f"synthetic_fraction={self.synthetic_fraction}. Make either smaller."
+            )
         if not result:
             raise ValueError(
                 f"`drop_last` must leave each rank something to draw, but got {self.num_replicas} ranks for "
@@ -287,7 +306,17 @@ def _is_synthetic(part: Dataset) -> np.ndarray | None:
 def _labels(part: Dataset) -> np.ndarray | None:
     if isinstance(part, ConcatDataset | Subset):
         return None
-    labels = np.asarray(next((getattr(part, name) for name in _LABEL_ATTRIBUTES if hasattr(part, name)), ()))
+    given = next((getattr(part, name) for name in _LABEL_ATTRIBUTES if hasattr(part, name)), ())
+    try:
+        labels = np.asarray(given)
+        labels = np.asarray(labels.tolist()) if labels.dtype.kind == "O" else labels  # a column of names
+    except ValueError:  # lists of several lengths
+        labels = np.array(None)
+    if labels.dtype.kind not in "biufUS" or (labels != labels).any():  # NaN, which equals nothing, is no class
+        raise ValueError(
+            f"`class_balanced` must find a list of numbers or of names as the labels of {type(part).__name__}, but got "
+            f"{brief(repr(given))}."
+        )
     if labels.shape != (len(part),):
         raise ValueError(
             f"`class_balanced` must find one label for each of the {len(part)} items of {type(part).__name__}, but got "
