@@ -81,20 +81,22 @@ def _check_pair(name: str, x: Tensor, partners: Tensor, letters: str) -> None:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Half precision is computed in float32 and rounded once, at the end."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    """Half precision and less is computed in float32 and rounded once, at the end."""
+    return x if x.dtype.itemsize >= 4 else x.float()
 
 
 def _column(x: Tensor | float, like: Tensor) -> Tensor | float:
-    """(N,) as a factor for whatever has N rows."""
-    return x.view(-1, *[1] * (like.ndim - 1)) if isinstance(x, Tensor) and x.ndim else x
+    """(N,) as a factor for whatever has N rows; a number of any kind as a float."""
+    if not isinstance(x, Tensor):
+        return float(x)
+    return x.view(-1, *[1] * (like.ndim - 1)) if x.ndim else x
 
 
 def span_length(lam: Tensor, dim: int) -> Tensor:
     """⌊(1 − λ)·dim⌉, the number of entries that come from the partner: (N,) int64, halves rounded up."""
     check_tensor("lam", lam, ("N",))
     check_size("dim", dim)
-    return torch.floor((1 - lam) * dim + 0.5).long()
+    return torch.floor((1 - _wide(lam)) * dim + 0.5).long()
 
 
 def embed_cutmix(embeds: Tensor, partners: Tensor, lam: Tensor, start: Tensor | None = None) -> Tensor:
@@ -148,7 +150,9 @@ def _mixup(embeds: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
     a, b, weight = _wide(embeds), _wide(partners), _column(lam, embeds)
     # The two forms of a linear interpolation, each exact at its end (torch.lerp's own definition, spelt out so that
     # eager and compiled code round alike).
-    return torch.where(weight < 0.5, b + weight * (a - b), a - (a - b) * (1 - weight)).to(embeds.dtype)
+    mixed = torch.where(weight < 0.5, b + weight * (a - b), a - (a - b) * (1 - weight))
+    # What is not finite has no part in a row that is left alone, nor is it changed by itself.
+    return torch.where((weight == 1) | (a == b), a, mixed).to(embeds.dtype)
 
 
 def embed_dropout(
@@ -179,20 +183,20 @@ def embed_dropout(
     if (mask is None) == (keys is None):
         raise ValueError("`mask` or `keys` must be given, but got " + ("neither." if mask is None else "both."))
     if not torch.compiler.is_compiling():
-        _check_dropout(embeds, mask, keys, p, rescale)
+        p = _check_dropout(embeds, mask, keys, p, rescale)
     mask = uniform(keys, Purpose.DROPOUT, embeds.shape[1]) < p if mask is None else mask
     kept = embeds * (1 / (1 - p)) if rescale and p < 1 else embeds
     return torch.where(mask, 0.0, kept).to(embeds.dtype)
 
 
-def _check_dropout(embeds: Tensor, mask: Tensor | None, keys: Tensor | None, p: float, rescale: bool) -> None:
+def _check_dropout(embeds: Tensor, mask: Tensor | None, keys: Tensor | None, p: float, rescale: bool) -> float:
     check_tensor("embeds", embeds, ("N", "D"))
     if mask is None:
         check_keys(keys, len(embeds))
     else:
         check_tensor("mask", mask, tuple(embeds.shape), "bool")
-    as_float("p", p, "a float from 0 to 1", lambda p: 0 <= p <= 1)
     one_of("rescale", rescale, (False, True))
+    return as_float("p", p, "a float from 0 to 1", lambda p: 0 <= p <= 1)
 
 
 def add_noise(
@@ -277,8 +281,8 @@ def cutmix_boxes(lam: Tensor, centres: Tensor, height: int, width: int) -> Tenso
     check_tensor("centres", centres, (len(lam), 2))
     _check_image_size(height, width)
     size = torch.tensor([width, height], device=lam.device)
-    half = (0.5 * torch.sqrt(1 - lam)[:, None] * size).long()
-    centre = (centres * size).long()
+    half = (0.5 * torch.sqrt(1 - _wide(lam))[:, None] * size).long()
+    centre = (_wide(centres) * size).long()
     return torch.cat([(centre - half).clamp(min=0), torch.minimum(centre + half, size)], 1)
 
 
@@ -309,7 +313,7 @@ def pixel_cutmix(images: Tensor, partners: Tensor, boxes: Tensor) -> Tensor:
 
 
 def pixel_mixup(images: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
-    """λ·images + (1 − λ)·partners, image by image; integers are rounded.
+    """λ·images + (1 − λ)·partners, image by image; integers are rounded (and those beyond 2⁵³ imprecise).
 
     Shape:
         (N, C, H, W), (N, C, H, W), (N,) → (N, C, H, W), dtype of ``images``.
@@ -321,7 +325,8 @@ def pixel_mixup(images: Tensor, partners: Tensor, lam: Tensor) -> Tensor:
     check_tensor("lam", lam, (len(images),))
     if images.dtype.is_floating_point:
         return _mixup(images, partners, lam)
-    return _mixup(images.float(), partners.float(), lam).round().to(images.dtype)
+    dtype = torch.float32 if images.dtype.itemsize <= 2 else torch.float64  # which holds them all, up to 32 bits
+    return _mixup(images.to(dtype), partners.to(dtype), lam).round().to(images.dtype)
 
 
 def random_crops(keys: Tensor, height: int, width: int) -> Tensor:

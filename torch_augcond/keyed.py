@@ -172,7 +172,7 @@ def beta(keys: Tensor, alpha: float) -> Tensor:
         (Devroye 1996, "Random variate generation in one line of code").
     """
     if not torch.compiler.is_compiling():
-        as_float("alpha", alpha, "a positive float", lambda a: 0 < a < math.inf)
+        alpha = as_float("alpha", alpha, "a positive float", lambda a: 0 < a < math.inf)
     if alpha == 1:
         return uniform(keys, Purpose.LAM, 1)[:, 0]
     u, v = uniform(keys, Purpose.LAM, 2).unbind(1)
