@@ -46,6 +46,16 @@ class TestModes:
         image = to_rgb(RGB.convert("P").convert("PA") if mode == "PA" else RGB.convert(mode))
         assert (image.mode, image.size) == ("RGB", (7, 5))
 
+    def test_the_transparent_grey_of_a_16_bit_png_is_white(self):
+        buffer = io.BytesIO()
+        Image.fromarray(np.array([[0, 999, 1000, 1001, 65535]], "<u2")).save(buffer, "PNG")
+        data, end = buffer.getvalue(), 8 + 25  # of the signature and the header
+        chunk = b"tRNS" + struct.pack(">H", 1000)
+        chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        image = Image.open(io.BytesIO(data[:end] + chunk + data[end:]))
+        assert image.mode == "I;16"
+        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 4, 255, 4, 255]
+
     @pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B"])
     def test_16_bit_is_scaled_and_not_clipped(self, mode):
         values = np.array([[0, 256, 1000, 32768, 65535]], "<u2" if mode != "I;16B" else ">u2")

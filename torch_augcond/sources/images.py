@@ -71,11 +71,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         (255, 255, 255)
     """
     if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_scaled(np.asarray(image)))
+        image = _greys(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _greys(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    greys = _scaled(values)
+    if isinstance(clear := image.info.get("transparency"), int):  # the one grey that a 16-bit PNG may call transparent
+        greys[values == clear] = 255
+    return Image.fromarray(greys)
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
