@@ -43,6 +43,8 @@ def refuses(error, match, call, *args, **options):
         ({"name_or_path": "./x"}, FileNotFoundError, r"but there is no folder './x'\.$"),
         ({"name_or_path": "/no/folder"}, FileNotFoundError, r"but there is no folder '/no/folder'\.$"),
         ({"name_or_path": Path("/no/folder")}, FileNotFoundError, "but there is no folder '/no/folder'"),
+        ({"name_or_path": "x" * 5000}, FileNotFoundError, r"but there is no folder 'x{197}\.\.\.'\.$"),
+        ({"name_or_path": "/x\0y"}, FileNotFoundError, "but there is no folder '/x"),
         ({"name_or_path": "Tiny"}, FileNotFoundError, r"no folder 'Tiny'\. Did you mean 'tiny'\?"),
         ({"name_or_path": "sd21_unclip"}, FileNotFoundError, r"Did you mean 'sd21-unclip'\?"),
         ({"device": "foo"}, ValueError, r"`device` must be .* but got 'foo'\. Leave it out for the default"),

@@ -224,10 +224,10 @@ def test_a_large_model_on_a_cpu_points_to_the_tiny_one(tmp_path, saved):
 
 
 def test_dtype_must_be_a_floating_dtype(saved):
-    with pytest.raises(
-        TypeError, match="`dtype` must be a floating torch.dtype such as torch.bfloat16, but got 'fp16'"
-    ):
-        load_generator(saved, dtype="fp16")
+    rule = "`dtype` must be a floating torch.dtype of 16 bits or more, such as torch.bfloat16, but got "
+    for dtype in ("fp16", torch.int32, torch.float8_e4m3fn):
+        with pytest.raises(TypeError, match=f"{rule}{dtype!r}"):
+            load_generator(saved, dtype=dtype)
 
 
 @pytest.mark.skipif(not TINY.is_dir(), reason="the bundled checkpoint has not been trained yet")

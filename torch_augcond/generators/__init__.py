@@ -75,8 +75,9 @@ def load_generator(
             raise TypeError(f"load_generator() got an unexpected keyword argument {option!r}.{hint}")
     device = _device(device)
     dtype = dtype or _default_dtype(device)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"`dtype` must be a floating torch.dtype such as torch.bfloat16, but got {dtype!r}.")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
+        rule = "`dtype` must be a floating torch.dtype of 16 bits or more, such as torch.bfloat16"
+        raise TypeError(f"{rule}, but got {dtype!r}.")
     checkpoint = find_checkpoint(
         name_or_path,
         revision=revision,

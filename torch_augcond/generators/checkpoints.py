@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..checks import did_you_mean
+from ..checks import brief, did_you_mean
 from .folder import INDEX, MODELS, check_folder, check_index, choose_files, num_parameters_in
 
 __all__ = ["MIRRORS", "Checkpoint", "find_checkpoint", "short_name"]
@@ -98,14 +98,14 @@ def find_checkpoint(
     if name in MIRRORS:
         return _from_hub(name, MIRRORS[name], revision, variant, token, cache_dir, local_files_only)
     folder = TINY if name == "tiny" else Path(name).expanduser()
-    if name and folder.is_dir():
+    if name and os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long as well
         if revision is not None:
             raise ValueError(f"`revision` must be None for {name!r}, which lies here, but got {revision!r}.")
         return _from_folder(folder, name, variant)
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(
             f"`name_or_path` must be an existing folder, owner/name on the Hugging Face Hub or one of "
-            f"{', '.join(_NAMES)}, but there is no folder {name!r}.{did_you_mean(name, _NAMES)}"
+            f"{', '.join(_NAMES)}, but there is no folder {brief(name, 200)!r}.{did_you_mean(name, _NAMES)}"
         )
     return _from_hub(name, (name,), revision, variant, token, cache_dir, local_files_only)
 
