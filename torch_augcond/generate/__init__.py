@@ -7,12 +7,14 @@ read, an image that comes out spoilt, no memory even for one row) becomes a fail
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import as_int
 from ..functional import span_length
 from ..generators.protocol import BadImages, Generator
 from ..plan import Plan, Recipe, Settings
@@ -23,10 +25,12 @@ from ..store import Store
 from ..transforms import Compose
 from .batches import Batches, behind, windows
 from .conditions import Cache, Conditions, Memory, Row
+from .returned import images_of
 
 __all__ = ["Outcome", "Report", "default_batch_size", "generate", "synthesise"]
 
 _WINDOW = 8  # batches whose sources are encoded together, so that the cache gets fewer and larger files
+_MOST = 64  # images made at once by default
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,11 @@ def generate(
     given_up = {} if retry else store.failures()
     todo = [row for row in missing if plan.keys[row].tobytes().hex() not in given_up] if given_up else missing
     total, made, failed = int(mine.sum()), 0, len(missing) - len(todo)
+    # The last batch is padded, and a million rows may be asked for; our own default keeps its shape as the set grows.
+    most = max(total, _MOST) if batch_size is None else max(total, 1)
     size = default_batch_size(generator) if batch_size is None else batch_size
-    if isinstance(batch_size, int) and total:  # the last batch is padded, and a million rows may be asked for
-        size = min(batch_size, total)
+    if isinstance(size, Integral):
+        size = min(size, most)
     cache, over = store.embeddings(generator.fingerprint), failed > budget * total
     if hasattr(generator, "prepare"):
         generator.prepare(len(todo))
@@ -133,7 +139,9 @@ def _keep(batch: Sequence[Outcome], store: Store) -> int:
 def default_batch_size(generator: Generator) -> int:
     """The generator's own ``batch_size`` if it has one, else 16 images of 768 pixels or up to 64 smaller ones."""
     own = getattr(generator, "batch_size", None)
-    return own or max(1, min(64, 16 * 768**2 // generator.image_size**2))
+    if own:
+        return as_int("generator.batch_size", own, 1)
+    return max(1, min(_MOST, 16 * 768**2 // generator.image_size**2))
 
 
 def synthesise(
@@ -193,7 +201,7 @@ class _Painter:
             images, bad = self._generate(padded), []
         except BadImages as error:
             images, bad = error.images, error.rows
-        return images[: len(rows)], frozenset(bad)
+        return images_of(images, len(padded), self.conditions.generator)[: len(rows)], frozenset(bad)
 
     def _generate(self, rows: Sequence[Row]) -> Tensor:
         embed = self.conditions.augmentation.embed

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -59,9 +60,9 @@ class Batches:
     """
 
     def __init__(self, size: int) -> None:
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(f"`batch_size` must be a positive int, but got {size!r}.")
-        self.size = size
+        self.size = int(size)
 
     def __call__(
         self, function: Callable[[Sequence[Item]], Result], items: Sequence[Item]

@@ -14,6 +14,7 @@ from ..plan import Recipe
 from ..sources import Sources, UnreadableImage
 from ..transforms import Compose
 from .batches import Batches, windows
+from .returned import embeds_of, prompts_of
 
 __all__ = ["Cache", "Conditions", "Memory", "Row", "centre"]
 
@@ -110,7 +111,8 @@ class Conditions:
 
     def _encoded(self, images: Mapping[str, Image.Image | Tensor], broken: Failures) -> dict[str, Tensor]:
         embeds: dict[str, Tensor] = {}
-        for names, batch in self.batches(lambda n: self.generator.encode_images([images[k] for k in n]), list(images)):
+        encode = lambda names: self._encode([images[name] for name in names])  # noqa: E731
+        for names, batch in self.batches(encode, list(images)):
             if batch is None:
                 broken[names[0]] = "there is not enough memory to encode a single image"
                 continue
@@ -118,6 +120,9 @@ class Conditions:
             broken |= {name: "its embedding is not finite" for name, ok in zip(names, finite, strict=True) if not ok}
             embeds |= {name: embed for name, embed, ok in zip(names, batch, finite, strict=True) if ok}
         return embeds
+
+    def _encode(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
+        return embeds_of(self.generator.encode_images(images), len(images), self.generator)
 
     def _read(self, digest: str, index: int, broken: Failures) -> Image.Image | None:
         try:
@@ -131,8 +136,8 @@ class Conditions:
         names = {f"prompt {text}": text for text in texts}
         known = dict(self.cache.get(list(names)))
         if new := [name for name in names if name not in known]:
-            encoded = self.generator.encode_prompts([names[name] for name in new])
-            fresh = dict(zip(new, encoded, strict=True))
+            wanted = [names[name] for name in new]
+            fresh = dict(zip(new, prompts_of(self.generator.encode_prompts(wanted), wanted), strict=True))
             self.cache.put(fresh)
             known |= fresh
         return torch.stack([known[f"prompt {text}"] for text in texts])
