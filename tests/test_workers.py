@@ -105,3 +105,20 @@ def test_one_copy_in_memory_for_all_who_read_it(tmp_path):
     while base.base is not None and not isinstance(base, np.memmap):
         base = base.base
     assert isinstance(base, np.memmap) and not twin.keys.flags.writeable
+
+
+@pytest.mark.parametrize("harm", ["remove", "shorten", "falsify"])
+def test_an_index_that_is_gone_or_damaged_is_written_again(tmp_path, harm):
+    original = large(tmp_path / "set", 20_000)
+    (tmp_path / "set").mkdir()
+    data = pickle.dumps(original)
+    [index] = (tmp_path / "set").iterdir()
+    whole = index.read_bytes()
+    if harm == "remove":
+        index.unlink()
+    else:
+        index.write_bytes(whole[:-1] if harm == "shorten" else bytes([whole[0] ^ 1]) + whole[1:])
+    for again in (original, large(tmp_path / "set", 20_000)):  # known to this process, and not
+        assert pickle.dumps(again) == data
+        assert index.read_bytes() == whole
+        assert pickle.loads(data)[5] == original[5]

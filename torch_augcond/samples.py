@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from .store.disk import publish
+from .store.disk import publish, read_regular
 from .store.scan import INDEX
 
 __all__ = ["Samples"]
@@ -34,11 +34,14 @@ class Samples(Sequence[tuple[str, int]]):
     def __init__(self, keys: np.ndarray, labels: np.ndarray, folders: Mapping[int, str], extension: str) -> None:
         self.keys, self.labels, self.folders, self.extension = keys, labels, dict(folders), extension
         self._index: str | None = None
+        self._stamp: tuple[int, int] | None = None  # of the index as it was when it was last found whole
 
     def __getstate__(self) -> tuple[Any, ...]:
         if len(self) <= _INLINE:
             return (self.keys, self.labels), self.folders, self.extension
-        self._index = self._index or _write_index(self._root(), self.keys, self.labels)
+        if self._index is None or self._stamp is None or self._stamp != _stamp(self._index):
+            self._index = _write_index(self._root(), self.keys, self.labels)
+            self._stamp = self._index and _stamp(self._index)
         return self._index or self._tensors, self.folders, self.extension
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -80,16 +83,32 @@ def _digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def _stamp(path: str) -> tuple[int, int] | None:
+    """What changes with a file; None if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 def _write_index(root: Path, keys: np.ndarray, labels: np.ndarray) -> str | None:
-    """The file with these columns, written if it isn't there; None where it can't be."""
+    """The file with these columns, written if it isn't there and whole; None where it can't be."""
     data = keys.tobytes() + labels.astype("<i8").tobytes()
     path = root / (INDEX + _digest(data))
     try:
-        if not path.is_file() or path.stat().st_size != len(data):
+        if not _holds(path, data):
             publish(data, path, root)
     except OSError:
         return None
     return os.fspath(path)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return read_regular(path, len(data)) == data
+    except (OSError, ValueError):  # it isn't there, can't be read, is longer or no file
+        return False
 
 
 def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:
