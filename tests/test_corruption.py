@@ -2,7 +2,7 @@
 
 import random
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.store import Store
 from torch_augcond.store.imagefile import Corrupt, load_image, read_image
+from torch_augcond.store.scan import key_of
 
 KINDS = {
     "png": "*/*.png",
@@ -34,9 +35,11 @@ def damageable(request, tmp_path):
     job.make()
     if request.param == "jpg":  # its images are larger; what they hold is no matter
         job.store = Store(tmp_path / "jpg")
-        job.store.claim(replace(job.settings, image_size=768))
+        settings = replace(job.settings, image_size=768)
+        job.store.claim(settings)
         pixels = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
-        job.store.write(job.plan[0], pixels[0], {"drawn": {"lam": 0.25}})
+        recipe = replace(job.plan[0], key=key_of(asdict(job.plan[0]), settings))
+        job.store.write(recipe, pixels[0], {"drawn": {"lam": 0.25}})
     job.store.record_failure(job.plan[0], "it was made later")
     note_digest(job.store)
     assert not problems(job.store.root)

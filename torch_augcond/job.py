@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import listed, warn
+from .checks import as_int, brief, listed, warn
 from .plan import Plan, Recipe, Settings, make_plan
 from .progress import Progress, bar, track
 from .request import Request
@@ -25,6 +27,7 @@ __all__ = ["Job", "NothingMade", "duration"]
 
 _LARGE = 256  # pixels
 _SLOW_SECONDS = 600
+_LONGEST_NAME = 1000  # characters of a fingerprint, which is written into every image
 
 
 class NothingMade(FileNotFoundError):
@@ -50,6 +53,8 @@ class Job:
     def __init__(
         self, request: Request, *, write: bool, load: Callable[[str], "Generator"], progress: Progress = bar
     ) -> None:
+        if request.is_loaded:
+            _check_generator(request.generator)
         self.request, self.sources, self.augmentation = request, request.sources, request.compose
         self.store = Store(request.folder())
         self._load, self._progress = load, progress
@@ -57,25 +62,24 @@ class Job:
         if recorded is None and not write:
             raise NothingMade(f"{self.store.root} holds no set of images yet")
         self.settings = self._settings(recorded)
-        self._claim(self.settings)
+        self._claim(self.settings, write)
         self.unreadable: dict[int, UnreadableImage] = {}
         self.plan = self._plan()
         if write:
             self.store.restore(self.plan)
-            for path in self.store.stale(self.plan):
-                self.store.set_aside(path, "stale")
+            self._set_stale_aside()
             self._record_unreadable()
 
     def _recorded(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError, NotADirectoryError):
             return self.store.recorded()
 
-    def _claim(self, settings: Settings) -> None:
+    def _claim(self, settings: Settings, write: bool = True) -> None:
         """Says besides what to type for the checkpoint that the set was made with, if that has a short name."""
         from .generators.checkpoints import short_name
 
         try:
-            self.store.claim(settings)
+            self.store.claim(settings, write=write)
         except ValueError as error:
             there = (self._recorded() or {}).get("checkpoint", settings.checkpoint)
             short = short_name(there) if there != settings.checkpoint else None
@@ -98,6 +102,7 @@ class Job:
     def _plan(self) -> Plan:
         cache = self.store.digest_cache()
         digests = self.sources.digests(track("hashing sources", self._progress), cache, self.unreadable)
+        self._digests = digests
         with suppress(OSError):  # a store that can only be read
             cache.save()
         if self.unreadable:
@@ -107,6 +112,25 @@ class Job:
             )
         sources, request = self.sources, self.request
         return make_plan(self.settings, sources.labels, digests, sources.class_of, request.prompts, **request.counts)
+
+    def stale(self) -> list[Path]:
+        """Images of the set that these sources don't make; not what may be of a source that can't be read just now."""
+        unsure = {self.sources.class_of[label] for label in self.sources.labels[list(self.unreadable)].tolist()}
+        if not unsure:
+            return self.store.stale(self.plan)
+        known = set(self._digests)
+        return self.store.stale(
+            self.plan, lambda record: record["class_name"] in unsure and not known.issuperset(record["digests"])
+        )
+
+    def _set_stale_aside(self) -> None:
+        moved = sum(self.store.set_aside(path, "stale") for path in self.stale())
+        if moved:
+            warn(
+                f"{moved} images of {self.store.root} were set aside in {self.store.aside / 'stale'}, since this "
+                "dataset makes others in their place: its real images have changed, or they are another dataset's, "
+                "which needs a `root` of its own. They come back once they are wanted again.",
+            )
 
     def _record_unreadable(self) -> None:
         """Failure records of the real images that are in no recipe, since their content can't be had; each once."""
@@ -192,8 +216,23 @@ class Job:
             budget=budget,
             progress=self._progress,
         )
-        self.store.take_stock(self.plan, self.present())
-        return report
+        there = self.present()
+        gone = np.zeros_like(there) if report.untried else self._gone(mine & ~there)
+        self.store.take_stock(self.plan, there | gone)
+        return replace(report, gone=int(gone.sum()))
+
+    def _gone(self, missing: np.ndarray) -> np.ndarray:
+        """Which of the images that are not there, though a run has ended that made them or found them made."""
+        gone = missing & ~self.given_up()
+        for row in np.flatnonzero(gone).tolist():  # a list of names may lag behind what others have written
+            gone[row] = not self.store.has(self.sources.class_of[int(self.plan.labels[row])], self.plan[row].key)
+        if gone.any():
+            warn(
+                f"{int(gone.sum())} finished images have gone from {self.store.root} while this run went on: another "
+                "dataset uses this `root`, or its images were taken away. Give each dataset a `root` of its own, then "
+                "run it again."
+            )
+        return gone
 
     def failure_text(self) -> str:
         """Some of the reasons why images of the plan failed, and where all of them are."""
@@ -201,6 +240,25 @@ class Job:
         planned = {self.plan.keys[row].tobytes().hex() for row in np.flatnonzero(self.given_up())}
         reasons = dict.fromkeys(record["reason"] for key, record in failures.items() if key in planned)
         return f"{listed(reasons, str)} (all reasons: {self.store.root}/.augcond-failures-*.jsonl)"
+
+
+def _check_generator(generator: "Generator") -> None:
+    """What else would come up once a directory has been given to the set."""
+    name = generator.fingerprint
+    if not isinstance(name, str):
+        raise TypeError(f"`generator.fingerprint` must be a str, but got {name!r} ({type(name).__name__}).")
+    if not name.strip() or len(name) > _LONGEST_NAME or not _is_text(name):
+        raise ValueError(
+            f"`generator.fingerprint` must be a text of 1 to {_LONGEST_NAME:,} characters, "
+            f"but got {brief(ascii(name))}."
+        )
+    for number in ("embed_dim", "image_size"):
+        as_int(f"generator.{number}", getattr(generator, number), 1)
+
+
+def _is_text(name: str) -> bool:
+    """Whether UTF-8 has all of its letters: not half of a surrogate pair."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def _made_by(fingerprint: str, name: str) -> bool:

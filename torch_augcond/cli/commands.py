@@ -41,7 +41,7 @@ def generate(args: argparse.Namespace) -> int:
     if report.failed:
         tell(f"failed: {job.failure_text()}")
     if not report.over(args.max_failures) and not job.unreadable_over(args.max_failures):
-        return DONE
+        return ERROR if report.gone else DONE  # of these, a warning has told
     tell(
         f"More than {args.max_failures:.3g} of the images failed"
         + (f", so {report.untried} others were not tried" if report.untried else "")
@@ -87,6 +87,8 @@ def _decode(store: Store, path: Path, repair: bool) -> str | None:
         if repair:
             store.set_aside(path, "corrupt")
         return error.reason
+    except FileNotFoundError:  # set aside meanwhile
+        return None
     return None
 
 

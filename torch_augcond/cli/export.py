@@ -1,6 +1,7 @@
 """A set in the form that Hugging Face's ``datasets`` reads."""
 
 import json
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from ..progress import Progress, bar
@@ -16,23 +17,29 @@ def export_metadata(store: Store, progress: Progress = bar) -> tuple[Path, int]:
     """Writes ``metadata.jsonl``, one line for each image: file_name, label and all of its provenance.
 
     ``load_dataset("imagefolder", data_dir=root)`` then gives each image its record. The file is whole or absent, and
-    one written before is replaced.
+    one written before is replaced. An image that leaves the set meanwhile is left out.
 
     Returns:
         The file, and the number of its lines.
 
     Raises:
         Corrupt: If an image is damaged.
-        OSError: If it can't be written.
+        OSError: If it can't be written, or an image can't be read.
     """
     files = [Path(folder.path, name) for folder in folders(store.root) for name in sorted(images(folder))]
-    target = store.root / EXPORTED
-    with explained(target), written(target, store.root) as out, progress(len(files), "exporting") as shown:
+    target, count = store.root / EXPORTED, 0
+    with ExitStack() as stack, progress(len(files), "exporting") as shown:
+        with explained(target):  # around what is written, not what is read
+            out = stack.enter_context(written(target, store.root))
         for file in files:
-            record = read_provenance(file)
-            line = {"file_name": f"{file.parent.name}/{file.name}", **record, "label": record["class_name"]}
-            out.write(json.dumps(line).encode() + b"\n")
+            with suppress(FileNotFoundError):
+                record = read_provenance(file)
+                line = {"file_name": f"{file.parent.name}/{file.name}", **record, "label": record["class_name"]}
+                with explained(target):
+                    out.write(json.dumps(line).encode() + b"\n")
+                count += 1
             shown.update(1)
-    with explained(target):
-        sync_folder(store.root)
-    return target, len(files)
+        with explained(target):
+            stack.close()
+            sync_folder(store.root)
+    return target, count

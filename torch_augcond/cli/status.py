@@ -61,7 +61,7 @@ def _about(job: Job) -> Iterator[str]:
     )
     if job.given_up().any():
         yield f"failed    {job.failure_text()}"
-    if stale := job.store.stale(job.plan):
+    if stale := job.stale():
         yield f"stale     {len(stale)} images, whose source has changed, will be set aside by the next run"
 
 

@@ -35,12 +35,16 @@ _MOST = 64  # images made at once by default
 
 @dataclass(frozen=True)
 class Report:
-    """How many images of its share a run made, found made already, gave up, and never tried."""
+    """How many images of its share a run made, found made already, gave up, and never tried.
+
+    Those that are ``gone`` are among the first two, but were taken out of the set before the run ended.
+    """
 
     made: int
     present: int
     failed: int
     untried: int = 0
+    gone: int = 0
 
     def over(self, budget: float) -> bool:
         """Whether a larger fraction than ``budget`` of all images failed."""

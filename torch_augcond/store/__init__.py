@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,17 +16,17 @@ import numpy as np
 import torch
 
 from ..checks import one_of
-from ..plan import canonical
+from ..plan import Settings
 from . import config, scan
 from .disk import explained, is_regular, make_folder, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
-from .names import escape_class, unescape_class
+from .names import aside_of, escape_class, unescape_class
 from .records import Failures, Stock
 from .turns import Turns
 
 if TYPE_CHECKING:
-    from ..plan import Plan, Recipe, Settings
+    from ..plan import Plan, Recipe
 
 __all__ = ["Corrupt", "Store", "escape_class", "unescape_class"]
 
@@ -46,15 +46,6 @@ def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _plan_keys(plan: Plan) -> np.ndarray:
     return np.ascontiguousarray(plan.keys).view("S16").reshape(-1)
-
-
-def _key_of(record: dict[str, Any], settings: Settings) -> str | None:
-    """The key of what a record says it is of, made with these settings."""
-    try:
-        fields = [record[name] for name in ("class_name", "prompt", "digests", "ordinal")]
-        return hashlib.blake2b(canonical(settings, *fields), digest_size=16).hexdigest()
-    except (KeyError, TypeError):
-        return None
 
 
 class Store:
@@ -81,7 +72,7 @@ class Store:
         if not isinstance(root, (str, os.PathLike)):
             raise TypeError(f"`root` must be a path, but got {type(root).__name__}.")
         self.root = Path(root).expanduser().absolute()
-        self.aside = self.root.with_name(self.root.name + ".aside")
+        self.aside = aside_of(self.root)
         self._extension: str | None = None
         self._ready: set[str] = set()  # class folders seen
         self._failures, self._stock = Failures(self.root), Stock(self.root)
@@ -89,8 +80,11 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"
 
-    def claim(self, settings: Settings) -> None:
+    def claim(self, settings: Settings, *, write: bool = True) -> None:
         """Makes ``root`` the set of these settings, or finds that it is. Needs no write permission if it is.
+
+        Args:
+            write: False where nothing may be changed: then `recorded` must know of a set.
 
         Raises:
             ValueError: If ``root`` holds another set (the differences are named), or files that are no set.
@@ -99,19 +93,32 @@ class Store:
         if self.root.exists() and not self.root.is_dir():
             raise NotADirectoryError(f"`root` must be a folder, but {self.root} is a file. Choose another `root`.")
         config.check_place(self.root)
+        if not write:
+            config._compare(self.root, settings, self.recorded())
+            return
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         config.claim(self.root, settings)
         sweep(self.root)
 
     def recorded(self) -> dict[str, Any]:
-        """The settings ``root`` was claimed with, as plain values.
+        """The settings ``root`` was claimed with, as plain values; where the record is gone, its images know them.
 
         Raises:
             FileNotFoundError: If nobody has claimed it.
             ValueError: If the record is damaged or from a newer version.
         """
-        return config.recorded(self.root)
+        try:
+            return config.recorded(self.root)
+        except FileNotFoundError:
+            with suppress(TypeError, ValueError):
+                return Settings(**scan.settings(self.root)).as_dict()
+            raise
+
+    def _own_settings(self) -> Settings | None:
+        with suppress(FileNotFoundError, TypeError, ValueError):
+            return Settings(**config.recorded(self.root))
+        return None
 
     def path(self, class_name: str, key: str) -> Path:
         """Where image ``key`` of a class lies or will lie."""
@@ -188,25 +195,30 @@ class Store:
             self._ready.add(path.parent.name)
         publish(data, path, self.root)
 
-    def stale(self, plan: Plan) -> list[Path]:
+    def stale(self, plan: Plan, spare: Callable[[dict[str, Any]], bool] | None = None) -> list[Path]:
         """Images that ``plan`` would not make whatever the count: their source is gone or has changed.
 
         Those above the plan's count are kept: they belong to the set as soon as the count is raised again.
 
+        Args:
+            spare: Whether an image of the set with this record is to be kept all the same.
+
         Raises:
             ValueError: If another prompt made them: then a class is called otherwise, and that is another set.
         """
-        unknown = self._strangers(plan)
+        unknown, spared = self._strangers(plan), set()
         ordinals: dict[str, int] = {}
         for path in unknown:
             with suppress(Corrupt, FileNotFoundError):  # nobody knows where a damaged one belongs
                 record = read_provenance(path)
-                if _key_of(record, plan.settings) == path.stem:
+                if scan.key_of(record, plan.settings) == path.stem:
                     self._check_prompt(record, plan)
+                    if spare and spare(record):
+                        spared.add(path)
                     ordinals[record["class_name"]] = max(record["ordinal"], ordinals.get(record["class_name"], 0))
         if not ordinals:
             return unknown
-        strange = set(self._strangers(plan.extended(ordinals)))
+        strange = set(self._strangers(plan.extended(ordinals))) - spared
         return [path for path in unknown if path in strange]
 
     def _check_prompt(self, record: dict[str, Any], plan: Plan) -> None:
@@ -228,24 +240,46 @@ class Store:
             found += [Path(folder.path, names[i]) for i in np.flatnonzero(strange)]
         return found
 
-    def set_aside(self, path: Path, why: str) -> None:
+    def set_aside(self, path: Path, why: str) -> bool:
         """Moves a file out of the set, to ``<root>.aside/<why>/<class>``; it is no error if it is gone already.
 
         Args:
             path: In ``root``.
             why: ``"stale"`` (`restore` looks for it there), ``"corrupt"`` or ``"foreign"``.
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            OSError: If it can't be moved there.
         """
         one_of("why", why, ("stale", "corrupt", "foreign"))
         target = self.aside / why / path.relative_to(self.root)
+        self._make_aside(target.parent)
+        moved = False
         with explained(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
             if why != "stale" and os.path.lexists(target):
                 target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
             with suppress(FileNotFoundError):
                 shutil.move(path, target)
+                moved = True
         if path.parent != self.root:
             with suppress(OSError):  # an empty folder would be a class without images; one that isn't empty stays
                 path.parent.rmdir()
+        return moved
+
+    def _make_aside(self, folder: Path) -> None:
+        with explained(folder):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or self.aside.exists():
+                    raise
+                raise OSError(  # without a number, so that nothing is said about writing in `root`
+                    f"`root` must lie in a folder that can be written, since what leaves the set is kept beside it, "
+                    f"but {self.aside} can't be made: {error.strerror}. Have that folder made for you, or choose "
+                    "another `root`, then run the same command again."
+                ) from error
 
     def restore(self, plan: Plan) -> int:
         """Takes back what was set aside as stale, is wanted again (its source came back) and is whole; how many."""
@@ -273,11 +307,11 @@ class Store:
 
         Args:
             repair: Whether what is damaged is set aside as corrupt (to be made again), what lies in a class folder and
-                is no image of the set as foreign, and what killed processes left behind is removed. Safe while others
-                write.
+                is no image of the set, or one of another, as foreign, and what killed processes left behind is removed.
+                Safe while others write.
         """
         damaged = set()
-        for path, reason in scan.inspect(self.root):
+        for path, reason in scan.inspect(self.root, self._own_settings()):
             if reason and repair:
                 self.set_aside(path, "foreign" if reason in scan.FOREIGN else "corrupt")
                 damaged.add(path)

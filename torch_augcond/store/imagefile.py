@@ -1,15 +1,19 @@
 """One image and the record of what made it, as one file that notices any change."""
 
+import errno
 import hashlib
 import io
 import os
 import warnings
 import zlib
+from pathlib import Path
+from typing import NoReturn
 
 import torch
 from PIL import Image
 
 from .disk import read_regular, seal, unseal
+from .names import aside_of
 
 MAX_BYTES = 64 << 20
 _MAX_RECORD = 65_533  # what a JPEG comment holds
@@ -103,6 +107,8 @@ def _load(path: str | os.PathLike, key: str | None) -> tuple[bytes, dict]:
         data = read_regular(path, MAX_BYTES)
         plain, text = _extract(data, ext)
         record = unseal(text, plain)
+    except FileNotFoundError as error:
+        _say_where(path, error)
     except ValueError as error:
         raise Corrupt(path, str(error)) from error
     if _insert(plain, text, ext) != data:  # what the digest can't cover: the frame around the record
@@ -114,6 +120,20 @@ def _load(path: str | os.PathLike, key: str | None) -> tuple[bytes, dict]:
     if key is not None and record.get("key") != key:
         raise Corrupt(path, f"it holds image {record.get('key')}, not {key}")
     return data, record
+
+
+def _say_where(path: str | os.PathLike, error: FileNotFoundError) -> NoReturn:
+    """Raises the error of an image that has gone from its set, with what may have become of it."""
+    file = Path(path).absolute()
+    aside = aside_of(file.parent.parent)
+    places = [aside / why / file.parent.name / file.name for why in ("stale", "corrupt", "foreign")]
+    found = next((place for place in places if os.path.lexists(place)), None)
+    reason = {
+        None: "this image has gone from its set. Run again what made it",
+        places[0]: "this image was set aside since the real images have changed or another dataset uses this `root`. "
+        f"It lies in {places[0].parent}: give each dataset a `root` of its own, and run again what made it",
+    }.get(found, f"this image was set aside by `torch-augcond verify`, into {aside}. Run again what made it")
+    raise FileNotFoundError(errno.ENOENT, reason, os.fspath(path)) from error
 
 
 def read_provenance(path: str | os.PathLike) -> dict:
@@ -165,6 +185,8 @@ def load_image(path: str) -> Image.Image:
     name = os.path.basename(path)
     try:
         data = read_regular(path, MAX_BYTES)
+    except FileNotFoundError as error:
+        _say_where(path, error)
     except ValueError as error:
         raise Corrupt(path, str(error)) from error
     plain, text = _extract(data, name[33:])

@@ -3,10 +3,14 @@
 import hashlib
 import re
 from functools import lru_cache
+from pathlib import Path
 from unicodedata import ucd_3_2_0 as unicode  # a frozen table: a folder's name depends on no version of Python
 
 MAX_NAME_BYTES = 255
-_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL)
+LOST_FOUND = "lost+found"  # a file system's own folder in the root of a disk: never a class
+_RESERVED = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?|lost\+found", re.IGNORECASE | re.DOTALL
+)
 
 
 def _escape_char(char: str) -> str:
@@ -22,8 +26,9 @@ def escape_class(name: str) -> str:
     """The folder of class ``name``: one path component of at most 255 bytes, another one for every other name.
 
     An ordinary name stays as it is. What a file system, a shell or ``ImageFolder`` might take for something else
-    (separators, control characters, a leading dot, trailing dots and spaces, ``CON``, letters that are not in Unicode's
-    composed form) is percent-encoded. A name that gets too long keeps its beginning and ends in ``%~`` and its hash.
+    (separators, control characters, a leading dot, trailing dots and spaces, ``CON``, ``lost+found``, letters
+    that are not in Unicode's composed form) is percent-encoded. A name that gets too long keeps its beginning and ends
+    in ``%~`` and its hash.
 
     Example:
         >>> escape_class("../a cat")
@@ -50,6 +55,11 @@ def _shorten(chars: list[str], name: str) -> str:
             break
         kept += char
     return kept + ending
+
+
+def aside_of(root: Path) -> Path:
+    """The folder beside a set that keeps what has left it."""
+    return root.with_name(root.name + ".aside")
 
 
 def unescape_class(folder: str) -> str:

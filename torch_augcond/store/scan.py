@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from ..plan import Settings, canonical
 from .disk import MAX_METADATA, TEMP_PREFIX, read_regular, unseal, unseal_with
 from .embedding_cache import damage
 from .imagefile import Corrupt, check, read_provenance
-from .names import escape_class
+from .names import LOST_FOUND, escape_class
 
 CONFIG = ".augcond.json"
 EXPORTED = "metadata.jsonl"
@@ -20,15 +22,20 @@ _SEEN = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".web
 NO_IMAGE = "it is no image of this set"
 NO_CLASS = "an ImageFolder would take it for a class"
 LINK = "it is a link, which an ImageFolder would follow"
-FOREIGN = (NO_IMAGE, NO_CLASS, LINK)  # what somebody else has put there
+OTHER_SET = "it is an image of another set"
+FOREIGN = (NO_IMAGE, NO_CLASS, LINK, OTHER_SET)  # what somebody else has put there
 IMAGE = re.compile(r"[0-9a-f]{32}\.(png|jpg)")
 
 
 def entries(folder: str | os.PathLike, *, hidden: bool = False) -> list[os.DirEntry]:
-    """What lies in ``folder``, by name; of hidden entries at most what an ImageFolder would see."""
+    """What lies in ``folder``, by name; of hidden entries at most what an ImageFolder would see.
+
+    A disk's own ``lost+found`` is nobody's, and often can't be opened.
+    """
     try:
         with os.scandir(folder) as found:
-            return sorted((e for e in found if e.name[0] != "." or (hidden and _is_seen(e))), key=lambda e: e.name)
+            seen = (e for e in found if e.name[0] != "." or (hidden and _is_seen(e)))
+            return sorted((e for e in seen if e.name != LOST_FOUND), key=lambda e: e.name)
     except FileNotFoundError:
         return []
 
@@ -78,8 +85,21 @@ def settings(root: Path) -> dict | None:
     return None
 
 
-def inspect(root: Path) -> Iterator[tuple[Path, str | None]]:
-    """Every file of the set, with what is wrong with it."""
+def key_of(record: dict[str, Any], settings: Settings) -> str | None:
+    """The key of what a record says it is of, made with these settings."""
+    try:
+        fields = [record[name] for name in ("class_name", "prompt", "digests", "ordinal")]
+        return hashlib.blake2b(canonical(settings, *fields), digest_size=16).hexdigest()
+    except (KeyError, TypeError):
+        return None
+
+
+def inspect(root: Path, own: Settings | None) -> Iterator[tuple[Path, str | None]]:
+    """Every file of the set, with what is wrong with it.
+
+    Args:
+        own: The settings of the set: an image that was made with others is none of it. None where nobody knows them.
+    """
     for path in metadata(root, ".augcond"):
         if not path.name.startswith(TEMP_PREFIX):
             yield path, _metadata_problem(path)
@@ -92,21 +112,23 @@ def inspect(root: Path) -> Iterator[tuple[Path, str | None]]:
             yield Path(entry.path), NO_CLASS
         elif entry.is_dir():
             for inside in entries(entry.path, hidden=True):
-                yield Path(inside.path), _image_problem(inside, entry.name)
+                yield Path(inside.path), _image_problem(inside, entry.name, own)
 
 
-def _image_problem(entry: os.DirEntry, folder: str) -> str | None:
+def _image_problem(entry: os.DirEntry, folder: str, own: Settings | None) -> str | None:
     if not IMAGE.fullmatch(entry.name):
         return NO_IMAGE
     try:
-        name = check(entry.path, entry.name[:32])["class_name"]
+        record = check(entry.path, entry.name[:32])
     except FileNotFoundError:  # set aside meanwhile
         return None
     except Corrupt as error:
         return error.reason
     except OSError as error:
         return _unreadable(error)
-    return None if escape_class(name) == folder else f"it belongs to class {name!r}"
+    if escape_class(record["class_name"]) != folder:
+        return f"it belongs to class {record['class_name']!r}"
+    return OTHER_SET if own and key_of(record, own) != entry.name[:32] else None
 
 
 def _metadata_problem(path: Path) -> str | None:
