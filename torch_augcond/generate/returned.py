@@ -46,7 +46,9 @@ def prompts_of(returned: Any, prompts: Sequence[str]) -> Tensor:
 def _copy(method: str, x: Any, shape: tuple[int | str, ...], kind: str) -> Tensor:
     fits = isinstance(x, Tensor) and (x.dtype == torch.uint8 if kind == "uint8" else x.is_floating_point())
     if fits and len(shape) == x.ndim and all(isinstance(n, str) or n == m for n, m in zip(shape, x.shape, strict=True)):
-        return x.detach().to("cpu", copy=True)
+        # Copied by numpy, since torch starts threads for large tensors, for which processes forked later would wait.
+        plain = x.detach().cpu().contiguous()
+        return torch.from_numpy(plain.view(torch.uint8).numpy().copy()).view(plain.dtype)
     got = f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
     raise (ValueError if fits else TypeError)(
         f"`generator.{method}` must return a {kind} tensor of shape ({', '.join(map(str, shape))}), but got {got}. "
