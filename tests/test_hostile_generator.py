@@ -1,7 +1,10 @@
 """What surrounds a generator, and what is done to it afterwards, changes neither its images nor what it's called."""
 
+import copy
 import math
+import pickle
 import re
+import resource
 
 import pytest
 import torch
@@ -59,3 +62,41 @@ def test_no_two_guidance_intervals_have_one_fingerprint():
     for interval, fingerprint in zip(intervals, fingerprints, strict=True):
         lo, hi = re.fullmatch(r"test@0\+guidance-([\d.]+(?:e-\d+)?)-([\d.]+(?:e-\d+)?)", fingerprint).groups()
         assert (float(lo), float(hi)) == interval
+
+
+@pytest.mark.parametrize("compile", [False, "regional"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda generator: pickle.loads(pickle.dumps(generator))])
+def test_a_copy_has_weights_of_its_own(copied, compile, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    generator = make_generator(compile=compile)
+    generator.prepare(1)
+    expected = everything(generator)[-1]
+    twin = copied(generator) if compile is False else copy.deepcopy(generator)
+    twin.prepare(1)
+    assert torch.equal(everything(twin)[-1], expected)
+    for weights in twin.pipe.unet.parameters():
+        weights.data.zero_()
+    assert torch.equal(everything(generator)[-1], expected) and not torch.equal(everything(twin)[-1], expected)
+
+
+def test_a_strip_is_encoded_by_its_middle_in_little_memory():
+    generator = make_generator()
+    middle, strip = Image.new("RGB", (3, 48), "red"), Image.new("RGB", (3, 100_000), "blue")
+    strip.paste(middle, (0, 50_000 - 24))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    embeds = generator.encode_images([strip])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
+    assert torch.equal(embeds, generator.encode_images([middle]))
+
+
+@pytest.mark.parametrize(
+    "method, given, match",
+    [
+        ("encode_images", [Image.new("RGB", (0, 5))], r"`images` must be RGB .* but got RGB of \(0, 5\)"),
+        ("encode_images", [Image.new("L", (4, 5))], r"`images` must be RGB .* but got L of \(4, 5\)"),
+        ("encode_prompts", None, "`prompts` must be a list of str, but got None"),
+    ],
+)
+def test_what_cannot_be_encoded(method, given, match):
+    with pytest.raises(TypeError, match=match):
+        getattr(make_generator(), method)(given)

@@ -1,15 +1,19 @@
 """What may go into a generator: parts that fit each other, rows that match, RGB images."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import center_crop
 
 from ..checks import as_float, as_int
 
 __all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check_rows", "check_widths", "to_pil"]
+
+_STRIP = 16  # times as long as it is wide
 
 
 def check_widths(pipe: Any) -> None:
@@ -35,7 +39,7 @@ def check_widths(pipe: Any) -> None:
 
 
 def check_prompts(prompts: Any) -> list[str]:
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
         raise TypeError(f"`prompts` must be a list of str, but got {prompts!r}.")
     return list(prompts)
 
@@ -82,10 +86,19 @@ def check_level(pipe: Any, noise_level: Any) -> None:
 
 
 def to_pil(image: Image.Image | Tensor) -> Image.Image:
-    """One path for both kinds, so equal pixels have equal embeddings."""
-    if isinstance(image, Image.Image) and image.mode == "RGB":
-        return image
+    """One path for both kinds, so equal pixels have equal embeddings; of a strip, the middle.
+
+    The encoders look at the largest square in the middle, but make the short side theirs first: of a strip of
+    1 × 50,000 pixels that would be an image of 224 × 11,200,000.
+    """
+    if isinstance(image, Image.Image) and image.mode == "RGB" and min(image.size):
+        longest = _STRIP * min(image.size)
+        return image if max(image.size) <= longest else center_crop(image, [min(n, longest) for n in image.size[::-1]])
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
-        return Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    got = image.mode if isinstance(image, Image.Image) else getattr(image, "dtype", type(image).__name__)
+        return to_pil(Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()))
+    got = (
+        f"{image.mode} of {image.size}"
+        if isinstance(image, Image.Image)
+        else getattr(image, "dtype", type(image).__name__)
+    )
     raise TypeError(f"`images` must be RGB PIL images or uint8 tensors (3, H, W), but got {got}. Convert them first.")

@@ -63,7 +63,7 @@ class Networks:
         self._parts = [_outputs(part) for part in parts]
         for module in pipe.unet.modules():  # what an earlier job compiled by region
             if hasattr(module.forward, "plain"):
-                module.forward = module.forward.plain
+                del module.forward  # its class has the plain one; in a copy of the pipeline, `plain` is the original's
         if way == "off":
             return
         if pipe.device.type == "cuda":  # what its convolutions are fastest in

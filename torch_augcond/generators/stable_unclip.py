@@ -89,6 +89,15 @@ class StableUnCLIPGenerator:
         self._plain = self._networks = Networks(pipe, cache_interval=self.cache_interval)
         self._way = "off"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is compiled or bound to this very pipeline: a copy makes its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("_plain", "_networks", "_way")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._plain = self._networks = Networks(self.pipe, cache_interval=self.cache_interval)
+        self._way = "off"
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.fingerprint!r}, {self.image_size} px, {self.dtype}, {self.device})"
 
