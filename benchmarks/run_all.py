@@ -37,8 +37,8 @@ def commands(device, quick):
         return {name: [script, *QUICK.get(name, ["--quick"])] for name, script in SCRIPTS.items()}
     generate = SCRIPTS["generate"]
     if device == "cpu":
-        batches = [generate, "--batches", "4", "16", "--no-compile", "--rounds", "1"]
-        bfloat16 = [generate, "--dtype", "bfloat16", "--rounds", "1"]
+        batches = [generate, "--batches", "4", "16", "--no-compile", "--rounds", "1", "--cpu-time"]
+        bfloat16 = [generate, "--dtype", "bfloat16", "--rounds", "1", "--cpu-time"]
         return {name: [script] for name, script in SCRIPTS.items()} | {"batches": batches, "bfloat16": bfloat16}
     full_size = {f"generate{side}": [generate, *FULL_SIZE, "--sides", side] for side in ("768", "512")}
     return {"kernel": [SCRIPTS["kernel"]], **full_size, "batches": [generate, *SMALL_BATCHES]}
