@@ -2,13 +2,9 @@
 
 import copy
 import dataclasses
+import functools
 import os
 import pickle
-import re
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +17,6 @@ from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.sources import Sources
-from torch_augcond.sources.loaders import loader_name
 
 
 def plus10(label):
@@ -63,6 +58,10 @@ class Files(Dataset):
         return self.transform(image) if self.transform else image, (self.target_transform or int)(label)
 
 
+class SharedDict(dict):
+    """A cache of a kind that is not copied."""
+
+
 class Parts(Dataset):
     """The usual concatenation of one's own, of parts in a list or dict."""
 
@@ -97,6 +96,16 @@ class TestLabels:
         label_of = {synthetic.provenance(i)["sources"][0]: synthetic[i][1] for i in range(10)}
         assert (label_of["dataset[3]"], label_of["dataset[7]"]) == (1, 0)
 
+    @pytest.mark.parametrize("kind", [lambda y: np.array([y]), float, torch.tensor, lambda y: np.eye(2)[y]])
+    def test_labels_that_are_no_ints_are_compared_with_targets(self, folder, tmp_path, kind):
+        class Corrected(Files):
+            def __getitem__(self, i):
+                image, label = super().__getitem__(i)
+                return image, kind({3: 1}.get(i, label))
+
+        with pytest.raises(ValueError, match=r"`targets` says 0 and the item 1 at dataset\[3\]"):
+            made(Corrected(folder, targets=[0] * 5 + [1] * 5), tmp_path / "set")
+
     def test_an_item_that_raises_is_named_with_its_reason(self, folder):
         class Broken(Files):
             def __getitem__(self, i):
@@ -118,6 +127,25 @@ class TestLabels:
             Sources.from_dataset(Files(folder, class_to_idx={0: "cat", 1: "dog"}))
         for classes in (np.array(["cat", "dog"]), {1: "dog", 0: "cat"}):
             assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["cat", "dog"]
+
+    def test_superclasses_are_called_by_all_their_names(self, folder):
+        class Super(ImageFolder):
+            def find_classes(self, directory):
+                names, _ = super().find_classes(directory)
+                return names, {name: i // 2 for i, name in enumerate(names)}
+
+        paint_folder(folder, {"eel": 1, "fox": 1})
+        assert Sources.from_dataset(Super(folder)).class_of == {0: "cat, dog", 1: "eel, fox"}
+
+    def test_labels_that_a_folders_names_contradict(self, folder):
+        real = ImageFolder(folder)
+        real.samples = [(path, 1 - label) for path, label in real.samples]
+        with pytest.raises(
+            ValueError, match="as `class_to_idx` does, but gives 0 to images of 'dog', 1 to im"
+        ):
+            Sources.from_dataset(real)
+        real.classes, real.class_to_idx = ["pets", "others"], {"pets": 0, "others": 1}
+        assert Sources.from_dataset(real).class_of == {0: "pets", 1: "others"}
 
     def test_a_class_is_no_dataset(self):
         with pytest.raises(TypeError, match="`dataset` must be a dataset, but got the class ImageFolder"):
@@ -164,6 +192,15 @@ class TestTransforms:
         with pytest.raises(ValueError, match="item 0 has the label 3, of which it would make -4"):
             made(real, tmp_path / "set")
 
+    def test_a_wrapper_that_relabels_a_few_is_noticed(self, folder, tmp_path):
+        class Cleaned(Parts):
+            def __getitem__(self, i):
+                image, label = super().__getitem__(i)
+                return image, {2: 1}.get(i, label)
+
+        with pytest.raises(ValueError, match="item 2 has the label 1, of which it would make 2"):
+            made(Cleaned([ImageFolder(folder, target_transform=times2)]), tmp_path / "set")
+
     def test_lists_of_transforms_and_flags_are_switched_off(self, folder):
         class Listed(Files):
             def __getitem__(self, i):
@@ -195,6 +232,41 @@ class TestLeftAlone:
         synthetic = made(real, tmp_path / "set")
         assert real.cache == real.caches["of items"] == {} and real.row == [None] * 10
         assert torch.is_tensor(real[0][0]) and labels_of(real) == labels_of(synthetic) == [10, 11]
+
+    @pytest.mark.parametrize("cache", [dict, lambda: SharedDict(), lambda: np.empty(10, object)])
+    @pytest.mark.parametrize("warm", [(), (3,), range(10)])
+    def test_a_cache_that_is_shared_or_warm(self, folder, tmp_path, cache, warm):
+        class Cached(Files):
+            def __getitem__(self, i):
+                if isinstance(self.cache, np.ndarray):
+                    self.cache[i] = super().__getitem__(i) if self.cache[i] is None else self.cache[i]
+                elif i not in self.cache:
+                    self.cache[i] = super().__getitem__(i)
+                return self.cache[i]
+
+        real = Cached(folder, ToFloat(), cache=cache())
+        for i in warm:
+            real[i]
+        if cache is dict and not warm:
+            assert len(made(real, tmp_path / "set")) == 10
+        else:
+            told = "without calling its transform, from a cache perhaps|keeps what it has read where its copies find it"
+            with pytest.raises((ValueError, RuntimeError), match=told):
+                made(real, tmp_path / "set")
+        spoilt = [i for i in range(10) if not torch.is_tensor(real[i][0])]
+        assert len(spoilt) <= (cache is not dict and len(warm) < 10), "as the error says, and no more"
+
+    def test_a_method_that_was_bound_before(self, folder, tmp_path):
+        class Bound(Files):
+            def __init__(self, *args):
+                super().__init__(*args)
+                self.load = functools.lru_cache(None)(super().__getitem__)
+
+            def __getitem__(self, i):
+                return self.load(i)
+
+        with pytest.raises(ValueError, match="without calling its transform"):
+            made(Bound(folder, ToFloat()), tmp_path / "set")
 
     def test_what_a_dataset_closes_when_it_goes(self, folder, tmp_path):
         class Closing(Files):
@@ -264,96 +336,6 @@ class TestLeftAlone:
         with pytest.raises(TypeError, match="Forwarding keeps it in an object that its copies share"):
             made(shared, tmp_path / "other")
         assert shared.transform is transform
-
-
-def load(path, invert=False):
-    image = Image.open(path).convert("RGB")
-    return Image.eval(image, lambda x: 255 - x) if invert else image
-
-
-def load_with(options, path):
-    return load(path, **options)
-
-
-class Loader:
-    def __init__(self, invert):
-        self.invert, self.opened, self.cache = invert, None, {}
-
-    def __call__(self, path):
-        self.opened = self.cache[path] = object()
-        return load(path, self.invert)
-
-    def method(self, path):
-        return self(path)
-
-
-def closure(invert):
-    def load_so(path):
-        return load(path, invert)
-
-    return load_so
-
-
-LOADERS = [
-    lambda invert: partial(load, invert=invert),
-    lambda invert: partial(load_with, {"invert": invert}),
-    lambda invert: (lambda path: load(path, True)) if invert else (lambda path: load(path, False)),
-    lambda invert: lambda path: load(path, invert),
-    closure,
-    Loader,
-    lambda invert: Loader(invert).method,
-]
-
-
-class TestLoaders:
-    @pytest.mark.parametrize("loader", LOADERS)
-    def test_without_a_name_of_their_own_are_told_apart(self, folder, tmp_path, loader, monkeypatch):
-        monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
-        roots = [made(ImageFolder(folder, loader=loader(invert)), None).root for invert in (False, True)]
-        assert len(set(roots)) == 2
-        digests = [Sources.from_dataset(ImageFolder(folder, loader=loader(k))).digests() for k in (False, True, True)]
-        assert not set(digests[0]) & set(digests[1]) and digests[1] == digests[2]
-        used = ImageFolder(folder, loader=loader(True))
-        used[0]
-        assert Sources.from_dataset(used).digests() == digests[1]
-
-    def test_names_are_those_of_before_and_of_every_process(self):
-        assert loader_name(load) == "load" and loader_name(Path.open) == "Path.open"
-        endless = [load]
-        endless.append(endless)
-        assert loader_name(partial(load, endless)).startswith("partial(load, [[load, [load, ")
-        code = "import test_hostile_datasets as t; print([t.loader_name(p(True)) for p in t.LOADERS])"
-        places = os.pathsep.join([os.path.dirname(__file__), *sys.path])
-        shown = {
-            subprocess.run(
-                [sys.executable, "-c", code],
-                env=os.environ | {"PYTHONHASHSEED": str(seed), "PYTHONPATH": places},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            for seed in (1, 2)
-        }
-        assert len(shown) == 1 and "0x" not in shown.pop()
-
-
-class TestDefaultRoots:
-    def test_what_chose_the_files_of_a_folder_counts(self, folder):
-        def identity(change=lambda dataset: None, **options):
-            dataset = ImageFolder(folder, **options)
-            change(dataset)
-            return Sources.from_dataset(dataset).identity
-
-        def few(dataset):
-            dataset.samples = dataset.samples[:4]
-
-        def fewer(dataset):
-            del dataset.samples[2:]
-
-        texts = [identity(), identity(few), identity(fewer), identity(loader=load)]
-        texts += [identity(is_valid_file=partial(re.search, f"{k}[.]png")) for k in range(2)]
-        assert len(set(texts)) == 6
-        assert texts[0] == f"ImageFolder:{folder}"
 
 
 class TestSamples:

@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
-from torchvision.datasets.vision import StandardTransform
 
 from ..checks import listed
 from .images import (
@@ -20,15 +19,16 @@ from .images import (
     readable,
     to_rgb,
 )
-from .layers import layers
-from .readers import Progress, class_names, flatten, int_labels, unique
+from .labels import class_names, int_labels, unique
+from .layers import joint_transforms, layers
+from .readers import Progress, flatten
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 
 _CHANGED = "it has changed since this run began; run it again"
 _RANDOM = (
-    "it is another image than when this run began. Draw nothing at random inside `__getitem__`: "
-    "give such steps as the dataset's `transform` attribute"
+    "it is another image than when this run began. If it wasn't edited: draw nothing at random inside `__getitem__` or "
+    "a loader, but give such steps as the dataset's `transform` attribute"
 )
 
 
@@ -119,7 +119,7 @@ class Sources:
     def _transform(self, name: str) -> Callable | None:
         joint, found = [], {}
         for dataset in layers(self.dataset):
-            joint += [t for t in [getattr(dataset, "transforms", None)] if t and not isinstance(t, StandardTransform)]
+            joint += [t for t in [joint_transforms(dataset)] if t]
             found |= {id(t): t for t in [getattr(dataset, name, None)] if t is not None}
         if why := self._why_not(name, joint, list(found.values())):
             raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{name}=` explicitly.")
@@ -204,11 +204,11 @@ class Sources:
     def digest(self, i: int, cache: DigestCache | None = None) -> str:
         """32 hex characters, a function of the image's content: its file's bytes if it is one, else its RGB pixels.
 
-        The name of an ImageFolder's loader counts, too, unless it is torchvision's own; what is in that loader doesn't.
+        Of an ImageFolder with a loader of its own, that is a function with a name, the name counts as well (but not
+        what is in it); with any other loader (a partial, a lambda, an object) the pixels that it makes count.
 
         Args:
-            cache: {(absolute path, size, mtime + ctime in ns): digest}; files found there are not read, others are
-                entered.
+            cache: {(absolute path, size, times and inode): digest}; files found there are not read, others are entered.
 
         Raises:
             UnreadableImage: with its name and the reason.

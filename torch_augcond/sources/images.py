@@ -32,7 +32,7 @@ __all__ = [
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "TIFF", "GIF", "AVIF")
 _MAX_BYTES = 1 << 30  # more than the largest image that `check_size` lets pass has, uncompressed
 
-DigestCache = MutableMapping[tuple[str, int, int], str]  # by path, size and the sum of mtime and ctime in ns
+DigestCache = MutableMapping[tuple[str, int, str], str]  # by path, size, and times and inode
 
 # A file younger than this may change again without its times changing (FAT counts in steps of two seconds).
 _SETTLED_NS = 2_000_000_000
@@ -178,9 +178,10 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _entry(path: str, status: os.stat_result) -> tuple[str, int, int]:
-    # Copying and unpacking set back mtime, so that a replaced file may look like the old one; ctime can't be set.
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns + status.st_ctime_ns
+def _entry(path: str, status: os.stat_result) -> tuple[str, int, str]:
+    # Copying and unpacking set back mtime, so that a replaced file may look like the old one; ctime can't be set. Two
+    # files that change places keep both, but not their inodes.
+    return os.path.abspath(path), status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
 def file_digest(path: str, cache: DigestCache | None) -> str:
@@ -189,6 +190,8 @@ def file_digest(path: str, cache: DigestCache | None) -> str:
     with _open_regular(path) as file:
         status = os.fstat(file.fileno())  # of what is read: the path may lead elsewhere by now
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    if cache is not None and time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
+    # A disk that counts whole seconds, or that makes up inodes and times, can't tell files apart.
+    if cache is not None and settled and status.st_ctime_ns % 10**9:
         cache[_entry(path, status)] = digest
     return digest

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -13,7 +13,14 @@ from torchvision.datasets.vision import StandardTransform
 
 from .images import open_image
 
-__all__ = ["DEFAULT_LOADERS", "image_transforms_off", "layers", "transforms_off"]
+__all__ = [
+    "DEFAULT_LOADERS",
+    "image_transforms_off",
+    "joint_transforms",
+    "layers",
+    "transforms_all",
+    "transforms_off",
+]
 
 DEFAULT_LOADERS = (default_loader, pil_loader)
 _DICTS = (dict, OrderedDict, defaultdict)
@@ -48,20 +55,50 @@ def _datasets_in(value: Any, seen: set[int]) -> Iterator[Any]:
             yield from _datasets_in(inner, seen)
 
 
-def transforms_off(dataset: Any) -> Any:
+class Untouched:
+    """Stands in for `transform(image)`, `transform(image, flag)`, `transforms(image, target)`, `transform(image=…)`.
+
+    It counts its calls: where a transform is set and isn't called, what comes may be transformed already.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *args: Any, **fields: Any) -> Any:
+        self.calls += 1
+        if not args:
+            return fields
+        return args[0] if len(args) == 1 or isinstance(args[1], bool) else args
+
+
+def transforms_off(dataset: Any) -> tuple[Any, Untouched]:
     """A copy of `dataset` (and of the datasets that `layers` finds in it) that returns what it reads.
 
-    It shares what is large. Lists and dicts are its own, so that a cache which reading fills is not the user's.
+    It shares what is large. Lists and dicts are its own, so that a cache which reading fills is not the user's. The
+    second is what it calls in the place of transforms of images.
     """
-    return _copied(dataset, ("transform", "target_transform", "transforms"), {})
+    stand = Untouched()
+    return _copied(dataset, {"transform": stand, "target_transform": Untouched(), "transforms": stand}, {}), stand
 
 
 def image_transforms_off(dataset: Any) -> Any:
     """Such a copy that still transforms labels."""
-    return _copied(dataset, ("transform",), {})
+    return _copied(dataset, {"transform": Untouched()}, {})
 
 
-def _copied(dataset: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
+def transforms_all(dataset: Any) -> bool:
+    """Whether every image of `dataset` goes through a transform: its own, or that of each dataset it holds."""
+    own, *inner = (bool(getattr(x, "transform", None) or joint_transforms(x)) for x in layers(dataset))
+    return own or (len(inner) > 0 and all(inner))
+
+
+def joint_transforms(dataset: Any) -> Any:
+    """Its `transforms` of image and label, unless that is only how torchvision holds the two that it was given."""
+    joint = getattr(dataset, "transforms", None)
+    return None if isinstance(joint, StandardTransform) else joint
+
+
+def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any]) -> Any:
     if id(dataset) in made:
         return made[id(dataset)]
     made[id(dataset)] = raw = _twin(dataset)
@@ -69,12 +106,12 @@ def _copied(dataset: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
         object.__setattr__(raw, "loader", _careful_loader)
     for name, value in list(getattr(raw, "__dict__", {}).items()):
         if isinstance(value, Dataset) or type(value) in _CONTAINERS:
-            raw.__dict__[name] = _own(value, names, made)
-    for name in names:
-        if (value := getattr(raw, name, None)) is not None and value is not _untouched:
-            _set(raw, dataset, name, _stand_in(value))
+            raw.__dict__[name] = _own(value, stands, made)
+    for name, stand in stands.items():
+        if (value := getattr(raw, name, None)) is not None and not isinstance(value, Untouched):
+            _set(raw, dataset, name, _stand_in(value, stand))
     joint = getattr(raw, "transforms", None)
-    if "transforms" not in names and isinstance(joint, StandardTransform):
+    if "transforms" not in stands and isinstance(joint, StandardTransform):
         object.__setattr__(raw, "transforms", StandardTransform(None, joint.target_transform))
     return raw
 
@@ -92,18 +129,18 @@ def _twin(dataset: Any) -> Any:
     return twin
 
 
-def _own(value: Any, names: Iterable[str], made: dict[int, Any]) -> Any:
+def _own(value: Any, stands: Mapping[str, Untouched], made: dict[int, Any]) -> Any:
     """`value` for a copy: containers are copied as far as `layers` looks into them."""
     if isinstance(value, Dataset):
-        return _copied(value, names, made)
+        return _copied(value, stands, made)
     if type(value) in (list, tuple):
-        return type(value)(_copied(x, names, made) if isinstance(x, Dataset) else x for x in value)
+        return type(value)(_copied(x, stands, made) if isinstance(x, Dataset) else x for x in value)
     if type(value) not in _DICTS:
         return value
     if id(value) not in made:
         made[id(value)] = own = value.copy()
         for key, inner in value.items():
-            own[key] = _own(inner, names, made)
+            own[key] = _own(inner, stands, made)
     return made[id(value)]
 
 
@@ -122,20 +159,13 @@ def _set(raw: Any, dataset: Any, name: str, value: Any) -> None:
         )
 
 
-def _stand_in(value: Any) -> Any:
+def _stand_in(value: Any, stand: Untouched) -> Any:
     """Of one transform, or of a list or dict of them."""
     if callable(value):
-        return _untouched
+        return stand
     if isinstance(value, dict):
-        return {key: _stand_in(inner) for key, inner in value.items()}
-    return [_stand_in(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _untouched(*args: Any, **fields: Any) -> Any:
-    """Stands in for `transform(image)`, `transform(image, flag)`, `transforms(image, target)`, `transform(image=…)`."""
-    if not args:
-        return fields
-    return args[0] if len(args) == 1 or isinstance(args[1], bool) else args
+        return {key: _stand_in(inner, stand) for key, inner in value.items()}
+    return [_stand_in(inner, stand) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _careful_loader(path: str) -> Image.Image:

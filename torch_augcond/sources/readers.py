@@ -1,26 +1,33 @@
 """The readers under a dataset: what lies beneath Subsets, ConcatDatasets and transforms, and its labels and names."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from types import MappingProxyType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..checks import as_indices, brief, listed
+from ..checks import as_indices, listed
 from .images import DigestCache, as_pil, check_header, check_regular, file_digest, hash_bytes, open_image, to_rgb
-from .layers import DEFAULT_LOADERS, image_transforms_off, transforms_off
-from .loaders import loader_name
+from .labels import as_label, is_int
+from .layers import DEFAULT_LOADERS, image_transforms_off, transforms_all, transforms_off
 
-__all__ = ["Progress", "class_names", "flatten", "int_labels", "unique"]
+__all__ = ["Progress", "flatten"]
 
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
+_CACHED = (
+    "its dataset returned it without calling its transform, from a cache perhaps, so that the raw image can't be had. "
+    "Wrap a dataset without the transform, and pass that as `transform=`"
+)
+_SHARED = (
+    "its dataset keeps what it has read where its copies find it, so reading raw images would leave them there, as it "
+    "did with the first that was tried: make that cache anew. Wrap a dataset without the transform, and pass that as "
+    "`transform=`"
+)
 _TARGETS = ("targets", "labels", "_labels")
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -33,13 +40,12 @@ class _Folder:
 
     def __init__(self, dataset: DatasetFolder) -> None:
         self.dataset = dataset
-        self._named: tuple[Any, str] = None, ""
 
     def path(self, index: int) -> str | None:
         return os.fspath(self.dataset.samples[index][0])
 
     def read(self, index: int) -> tuple[Any, str | None]:
-        """The image and its `digest`: of the very bytes that were decoded if that is up to us, else looked at after."""
+        """The image and its `digest`, if it has one: of the very bytes that were decoded, or looked at after."""
         path = self.dataset.samples[index][0]
         if self.dataset.loader in DEFAULT_LOADERS:
             return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
@@ -48,34 +54,45 @@ class _Folder:
         return self.dataset.loader(path), self.digest(index)
 
     def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
-        """Of a file's bytes, and of a user's own loader by `loader_name`: another one may see another image in them."""
+        """Of a file's bytes, and of a user's own loader by its name: another one may see another image in them.
+
+        None where the name doesn't stand for what the loader does: then only the image tells.
+        """
         path, loader = self.dataset.samples[index][0], self.dataset.loader
-        if not os.path.isfile(path):
+        named = loader in DEFAULT_LOADERS or _is_named(loader)
+        if not named or not os.path.isfile(path):
             return None
         digest = file_digest(path, cache)
-        if loader in DEFAULT_LOADERS:
-            return digest
-        return hash_bytes(f"{digest} {self._loader_name()}".encode("utf-8", "surrogatepass"))
-
-    def _loader_name(self) -> str:
-        """The loader's, as it was when first asked for: it may count or open things."""
-        loader = self.dataset.loader
-        if self._named[0] is not loader:
-            self._named = loader, loader_name(loader)
-        return self._named[1]
+        # Without its module, which is another one where a script is imported and not run.
+        return digest if loader in DEFAULT_LOADERS else hash_bytes(f"{digest} {loader.__qualname__}".encode())
 
     def another_label(self, indices: np.ndarray, change: Callable[[int], Any]) -> None:
         return None  # torchvision's own `__getitem__`
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
-        return [self.dataset.samples[i][1] for i in indices.tolist()]
+        samples = [self.dataset.samples[i] for i in indices.tolist()]
+        self._check_names(samples)
+        return [label for _, label in samples]
+
+    def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
+        """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
+        label_of, above = getattr(self.dataset, "class_to_idx", None), os.path.join(os.fspath(self.dataset.root), "")
+        if not isinstance(label_of, dict):
+            return
+        folders = {(os.fspath(path).removeprefix(above).split(os.sep)[0], label) for path, label in samples}
+        wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
+        if wrong:
+            raise ValueError(
+                f"`samples` must label images as `class_to_idx` does, but gives {listed(sorted(wrong), str)}. Set "
+                "`class_to_idx` and `classes` to what the labels mean now, or use a `target_transform`."
+            )
 
     def identity(self) -> str:
         """Where it lies; besides, what chose and reads its files if that is no plain scan."""
         dataset, root = self.dataset, os.path.abspath(self.dataset.root)
         text = f"{type(dataset).__qualname__}:{root}"
         if dataset.loader not in DEFAULT_LOADERS:
-            text += f" {self._loader_name()}"
+            text += f" {dataset.loader.__qualname__ if _is_named(dataset.loader) else _first(self)}"
         if dataset.extensions is not None and tuple(dataset.extensions) != IMG_EXTENSIONS:
             text += f" {sorted(dataset.extensions)}"
         if self._is_scan():
@@ -91,6 +108,14 @@ class _Folder:
         return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(samples)
 
 
+def _is_named(loader: Any) -> bool:
+    """Whether its name stands for it: a function that neither holds nor is given anything."""
+    if not isinstance(loader, FunctionType | BuiltinFunctionType) or "<" in loader.__qualname__:
+        return False
+    held = [getattr(loader, name, None) for name in ("__closure__", "__defaults__", "__kwdefaults__")]
+    return not any(held) and isinstance(getattr(loader, "__self__", None), ModuleType | None)
+
+
 class NotAPair(TypeError):
     """An item of a dataset is something else than an image and its label."""
 
@@ -100,7 +125,10 @@ class _Items:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.raw = transforms_off(dataset)
+        self.raw, self._stand = transforms_off(dataset)
+        self._transforms_all = transforms_all(dataset)
+        self._seen = bytearray(len(dataset) * self._transforms_all)
+        self._shares: bool | None = None  # what it keeps, with its copies: not known yet
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self.contradicted: dict[int, str] = {}
 
@@ -108,16 +136,31 @@ class _Items:
         return None
 
     def _item(self, index: int) -> tuple[Any, Any]:
-        item = self.raw[index]
+        item = self._untransformed(index) if self._transforms_all else self.raw[index]
         if not isinstance(item, (tuple, list)) or len(item) < 2:
             raise NotAPair(f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}.")
         return item[0], item[1]
 
+    def _untransformed(self, index: int) -> Any:
+        """What the copy reads, if that calls its transform and isn't kept where other copies find it."""
+        if self._shares:
+            raise ValueError(_SHARED)
+        calls = self._stand.calls
+        item = self.raw[index]
+        if calls == self._stand.calls and not self._seen[index]:
+            raise ValueError(_CACHED)
+        self._seen[index] = True  # what the copy keeps of it is untransformed
+        if self._shares is None:
+            twin, stand = transforms_off(self.dataset)
+            self._shares = bool(twin[index]) and not stand.calls
+            return self._untransformed(index) if self._shares else item
+        return item
+
     def read(self, index: int) -> tuple[Any, None]:
         """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
         image, label = self._item(index)
-        if self.believed and is_int(label) and int(label) != int(self.believed[1][index]):
-            self.contradicted[index] = f"`{self.believed[0]}` says {self.believed[1][index]} and the item {int(label)}"
+        if self.believed and (number := as_label(label)) not in (None, int(self.believed[1][index])):
+            self.contradicted[index] = f"`{self.believed[0]}` says {self.believed[1][index]} and the item {number}"
         return image, None
 
     def digest(self, index: int, cache: DigestCache | None = None) -> None:
@@ -133,7 +176,7 @@ class _Items:
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any] | np.ndarray:
         """From `.targets` and its like where they agree with the first, middle and last item; else by reading all."""
-        seen = {i: int(label) for i in _probes(indices) if is_int(label := self._label(i))}
+        seen = {i: label for i in _probes(indices) if (label := as_label(self._label(i))) is not None}
         for name in _TARGETS:
             values = getattr(self.dataset, name, None)
             values = values.tolist() if hasattr(values, "tolist") else values
@@ -145,9 +188,9 @@ class _Items:
         return [self._label(i) for i in progress(indices.tolist())]
 
     def another_label(self, indices: np.ndarray, change: Callable[[int], Any]) -> str | None:
-        """Where an item's label isn't what `change` makes of the one that is read without transforms."""
+        """Where an item's label isn't what `change` makes of the one that is read without transforms; all are read."""
         whole = image_transforms_off(self.dataset)
-        for i in _probes(indices):
+        for i in indices.tolist():
             try:
                 label, changed = whole[i][1], change(self._item(i)[1])
                 same = bool(np.all(np.asarray(label) == np.asarray(changed)))
@@ -163,15 +206,17 @@ class _Items:
         place = os.path.abspath(root) if isinstance(root, (str, os.PathLike)) else ""
         given = getattr(self.dataset, "__dict__", {}) | {"root": place}
         plain = {name: str(given[name]) for name in sorted(given) if isinstance(given[name], _PLAIN)}
-        first = f"{self._first()} {self._label(0)!r} {getattr(self.dataset, 'classes', None)!r}"
+        first = f"{_first(self)} {self._label(0)!r} {getattr(self.dataset, 'classes', None)!r}"
         return f"{type(self.dataset).__qualname__}:{plain}:{hash_bytes(first.encode('utf-8', 'surrogatepass'))}"
 
-    def _first(self) -> str:
-        try:
-            image = to_rgb(as_pil(self.read(0)[0], "dataset[0]"))
-        except Exception:  # it's reported when its turn comes
-            return ""
-        return f"{image.size} {hash_bytes(image.tobytes())}"
+
+def _first(leaf: "_Folder | _Items") -> str:
+    """The content of its first image."""
+    try:
+        image = to_rgb(as_pil(leaf.read(0)[0], "dataset[0]"))
+    except Exception:  # it's reported when its turn comes
+        return ""
+    return f"{image.size} {hash_bytes(image.tobytes())}"
 
 
 def _probes(indices: np.ndarray) -> set[int]:
@@ -196,68 +241,3 @@ def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
         return leaves, np.concatenate(shifted), np.concatenate([index for _, _, index in parts])
     leaf = _Folder(dataset) if method is DatasetFolder.__getitem__ else _Items(dataset)
     return [leaf], np.zeros(len(dataset), np.int64), np.arange(len(dataset))
-
-
-def is_int(value: Any) -> bool:
-    """An int of Python, numpy or torch (0-d), but no bool."""
-    if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0:
-        value = value.item()
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
-    """`values` (an error stands for an item that raised it) as int64, or one error that lists the offenders."""
-    if raised := [f"{names(i)} ({type(v).__name__}: {v})" for i, v in enumerate(values) if isinstance(v, Exception)]:
-        raise ValueError(
-            f"every item must be readable for its label, but reading failed for {listed(raised, str)}. Mend these, "
-            "leave them out with torch.utils.data.Subset, or give the dataset a `targets` list."
-        )
-    wrong = [f"{value!r} ({type(value).__name__}) at {names(i)}" for i, value in enumerate(values) if not is_int(value)]
-    if wrong:
-        raise TypeError(
-            f"labels must be ints, but got {listed(wrong, str)}. Map them to ints inside the dataset "
-            "(its `target_transform` is applied later), or give it a `targets` list."
-        )
-    labels = [int(value) for value in values]
-    wrong = [f"{label} at {names(i)}" for i, label in enumerate(labels) if not 0 <= label < 2**63]
-    if wrong:
-        raise ValueError(
-            f"labels must be 0 or more and fit int64, but got {listed(wrong, str)}. "
-            "Leave unlabelled images out with torch.utils.data.Subset."
-        )
-    return np.array(labels, dtype=np.int64)
-
-
-def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
-    """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves."""
-    to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
-    options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
-    if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
-        options = []
-    classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
-    if isinstance(classes, (list, tuple)):
-        options.append(dict(enumerate(classes)))
-    elif isinstance(classes, dict) and all(map(is_int, classes)):
-        options.append({int(label): name for label, name in classes.items()})
-    for names in options:
-        if names.keys() >= set(present):
-            return unique({k: ", ".join(v) if isinstance(v, tuple) else str(v) for k, v in sorted(names.items())})
-    if options:
-        missing = listed(sorted(set(present) - options[0].keys()))
-        raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
-    return {label: str(label) for label in present}
-
-
-def _by_label(class_to_idx: dict[str, int]) -> dict[int, str]:
-    try:
-        return {int(label): name for name, label in class_to_idx.items()}
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`class_to_idx` must be {{name: label}} with ints for labels, but got {brief(repr(class_to_idx))}."
-        ) from None
-
-
-def unique(names: dict[int, str]) -> dict[int, str]:
-    """ImageNet has two cranes: names that occur twice get their label behind them."""
-    count = Counter(names.values())
-    return {k: name if count[name] == 1 else f"{name} ({k})" for k, name in names.items()}

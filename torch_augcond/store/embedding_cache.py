@@ -170,7 +170,7 @@ def _open_files(root: Path, prefix: str, seen: set[str]) -> Iterator[tuple[str, 
 
 
 class DigestCache(MutableMapping):
-    """``(path, size, mtime_ns)`` of a source file → digest of its content; losing it only costs time.
+    """``(path, size, times and inode)`` of a source file → digest of its content; losing it only costs time.
 
     Paths are kept as hashes, so a set that is passed on tells nobody where its sources lay. Used as a context, what is
     new is written when it ends, however it ends.
@@ -194,18 +194,18 @@ class DigestCache(MutableMapping):
                 _warn(self.root / name, error)
 
     @staticmethod
-    def _key(key: tuple[str, int, int]) -> bytes:
-        path, size, mtime_ns = key
-        return _hash(os.fsencode(path), f"{size} {mtime_ns}".encode())
+    def _key(key: tuple[str, int, str]) -> bytes:
+        path, size, state = key
+        return _hash(os.fsencode(path), f"{size} {state}".encode())
 
-    def __getitem__(self, key: tuple[str, int, int]) -> str:
+    def __getitem__(self, key: tuple[str, int, str]) -> str:
         name = self._key(key)
         return (self._new[name] if name in self._new else self._known[name]).hex()
 
-    def __setitem__(self, key: tuple[str, int, int], digest: str) -> None:
+    def __setitem__(self, key: tuple[str, int, str], digest: str) -> None:
         self._new[self._key(key)] = bytes.fromhex(digest)
 
-    def __delitem__(self, key: tuple[str, int, int]) -> None:
+    def __delitem__(self, key: tuple[str, int, str]) -> None:
         del self._new[self._key(key)]
 
     def __iter__(self) -> Iterator[bytes]:

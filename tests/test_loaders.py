@@ -1,0 +1,122 @@
+"""Loaders of one's own: which of them make other images, and what that costs."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeGenerator, paint_folder
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from torch_augcond import AugConditionedSynthetic
+from torch_augcond.sources import Sources, UnreadableImage
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
+
+
+def made(dataset, root):
+    return AugConditionedSynthetic(dataset, "real", generator=FakeGenerator(), root=root)
+
+
+def load(path, invert=False):
+    image = Image.open(path).convert("RGB")
+    return Image.eval(image, lambda x: 255 - x) if invert else image
+
+
+def load_with(options, path):
+    return load(path, **options)
+
+
+def load_well(path):
+    return load(path)
+
+
+def noisy(most, path):
+    return Image.fromarray(np.random.default_rng().integers(0, most, (8, 8, 3), np.uint8))
+
+
+class Loader:
+    def __init__(self, invert):
+        self.invert, self.opened, self.cache = invert, None, {}
+
+    def __call__(self, path):
+        self.opened = self.cache[path] = object()
+        return load(path, self.invert)
+
+    def method(self, path):
+        return self(path)
+
+
+def closure(invert):
+    def load_so(path):
+        return load(path, invert)
+
+    return load_so
+
+
+def with_default(invert):
+    def load_as_said(path, invert=invert):
+        return load(path, invert)
+
+    return load_as_said
+
+
+LOADERS = [
+    lambda invert: partial(load_with, {"invert": np.bool_(invert)}),
+    with_default,
+    lambda invert: partial(load, invert=invert),
+    lambda invert: partial(load_with, {"invert": invert}),
+    lambda invert: (lambda path: load(path, True)) if invert else (lambda path: load(path, False)),
+    lambda invert: lambda path: load(path, invert),
+    closure,
+    Loader,
+    lambda invert: Loader(invert).method,
+]
+
+
+class TestLoaders:
+    @pytest.mark.parametrize("loader", LOADERS)
+    def test_without_a_name_of_their_own_are_told_apart(self, folder, tmp_path, loader, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+        roots = [made(ImageFolder(folder, loader=loader(invert)), None).root for invert in (False, True)]
+        assert len(set(roots)) == 2
+        digests = [Sources.from_dataset(ImageFolder(folder, loader=loader(k))).digests() for k in (False, True, True)]
+        assert not set(digests[0]) & set(digests[1]) and digests[1] == digests[2]
+        used = ImageFolder(folder, loader=loader(True))
+        used[0]
+        assert Sources.from_dataset(used).digests() == digests[1]
+
+    def test_a_function_is_known_by_its_name(self, folder):
+        """So its images needn't be decoded at each start."""
+        for path, _ in ImageFolder(folder).samples:
+            Path(path).write_bytes(Path(path).read_bytes()[:50])  # no decoder would take it
+        assert len(set(Sources.from_dataset(ImageFolder(folder, loader=load_well)).digests())) == 10
+
+    def test_one_that_draws_at_random_is_noticed(self, folder):
+        sources = Sources.from_dataset(ImageFolder(folder, loader=partial(noisy, 255)))
+        with pytest.raises(UnreadableImage, match="another image than when this run began. If it wasn't edited: draw"):
+            sources.image(0, sources.digest(0))
+
+
+class TestDefaultRoots:
+    def test_what_chose_the_files_of_a_folder_counts(self, folder):
+        def identity(change=lambda dataset: None, **options):
+            dataset = ImageFolder(folder, **options)
+            change(dataset)
+            return Sources.from_dataset(dataset).identity
+
+        def few(dataset):
+            dataset.samples = dataset.samples[:4]
+
+        def fewer(dataset):
+            del dataset.samples[2:]
+
+        texts = [identity(), identity(few), identity(fewer), identity(loader=load)]
+        texts += [identity(is_valid_file=partial(re.search, f"{k}[.]png")) for k in range(2)]
+        assert len(set(texts)) == 6
+        assert texts[0] == f"ImageFolder:{folder}"

@@ -1,0 +1,107 @@
+"""Labels, and what the classes that they stand for are called."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checks import brief, listed
+
+__all__ = ["as_label", "class_names", "int_labels", "is_int", "unique"]
+
+
+def is_int(value: Any) -> bool:
+    """An int of Python, numpy or torch (0-d), but no bool."""
+    if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def as_label(value: Any) -> int | None:
+    """The class that a label stands for: a number, alone or in an array of one, or one-hot; None if that can't be told.
+
+    Example:
+        >>> as_label(np.array([3])), as_label(torch.tensor(3.0)), as_label([0, 0, 0, 1]), as_label("cat")
+        (3, 3, 3, None)
+    """
+    try:
+        numbers = np.asarray(value, dtype=np.float64).ravel()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if numbers.size == 1:
+        return int(numbers[0]) if float(numbers[0]).is_integer() else None
+    return int(numbers.argmax()) if numbers.size and sorted(numbers)[-2:] == [0, 1] and numbers.min() == 0 else None
+
+
+def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
+    """`values` (an error stands for an item that raised it) as int64, or one error that lists the offenders."""
+    if raised := [f"{names(i)} ({type(v).__name__}: {v})" for i, v in enumerate(values) if isinstance(v, Exception)]:
+        raise ValueError(
+            f"every item must be readable for its label, but reading failed for {listed(raised, str)}. Mend these, "
+            "leave them out with torch.utils.data.Subset, or give the dataset a `targets` list."
+        )
+    wrong = [f"{value!r} ({type(value).__name__}) at {names(i)}" for i, value in enumerate(values) if not is_int(value)]
+    if wrong:
+        raise TypeError(
+            f"labels must be ints, but got {listed(wrong, str)}. Map them to ints inside the dataset "
+            "(its `target_transform` is applied later), or give it a `targets` list."
+        )
+    labels = [int(value) for value in values]
+    wrong = [f"{label} at {names(i)}" for i, label in enumerate(labels) if not 0 <= label < 2**63]
+    if wrong:
+        raise ValueError(
+            f"labels must be 0 or more and fit int64, but got {listed(wrong, str)}. "
+            "Leave unlabelled images out with torch.utils.data.Subset."
+        )
+    return np.array(labels, dtype=np.int64)
+
+
+def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
+    """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves."""
+    to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
+    options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
+    if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
+        options = [] if _agree(classes, to_idx) else [_joined(to_idx)]
+    classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
+    if isinstance(classes, (list, tuple)):
+        options.append(dict(enumerate(classes)))
+    elif isinstance(classes, dict) and all(map(is_int, classes)):
+        options.append({int(label): name for label, name in classes.items()})
+    for names in options:
+        if names.keys() >= set(present):
+            return unique({k: ", ".join(v) if isinstance(v, tuple) else str(v) for k, v in sorted(names.items())})
+    if options:
+        missing = listed(sorted(set(present) - options[0].keys()))
+        raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
+    return {label: str(label) for label in present}
+
+
+def _by_label(class_to_idx: dict[str, int]) -> dict[int, str]:
+    try:
+        return {int(label): name for name, label in class_to_idx.items()}
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`class_to_idx` must be {{name: label}} with ints for labels, but got {brief(repr(class_to_idx))}."
+        ) from None
+
+
+def _agree(classes: Any, class_to_idx: dict[str, int]) -> bool:
+    """Whether the names that `classes` has for each label, one or a tuple of synonyms, are names of that label."""
+    names = [entry if isinstance(entry, tuple) else (entry,) for entry in classes or ()]
+    return all(class_to_idx.get(name, label) == label for label, all_ in enumerate(names) for name in all_)
+
+
+def _joined(class_to_idx: dict[str, int]) -> dict[int, str]:
+    """Of a label that several classes have, all their names."""
+    names: dict[int, list[str]] = {}
+    for name, label in class_to_idx.items():
+        names.setdefault(int(label), []).append(name)
+    return {label: ", ".join(several) for label, several in names.items()}
+
+
+def unique(names: dict[int, str]) -> dict[int, str]:
+    """ImageNet has two cranes: names that occur twice get their label behind them."""
+    count = Counter(names.values())
+    return {k: name if count[name] == 1 else f"{name} ({k})" for k, name in names.items()}
