@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from PIL import Image
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic
@@ -140,9 +140,7 @@ class TestLabels:
     def test_labels_that_a_folders_names_contradict(self, folder):
         real = ImageFolder(folder)
         real.samples = [(path, 1 - label) for path, label in real.samples]
-        with pytest.raises(
-            ValueError, match="as `class_to_idx` does, but gives 0 to images of 'dog', 1 to im"
-        ):
+        with pytest.raises(ValueError, match="as `class_to_idx` does, but gives 0 to images of 'dog', 1 to im"):
             Sources.from_dataset(real)
         real.classes, real.class_to_idx = ["pets", "others"], {"pets": 0, "others": 1}
         assert Sources.from_dataset(real).class_of == {0: "pets", 1: "others"}
@@ -214,6 +212,38 @@ class TestTransforms:
         assert sources.image(0).size == (20, 20)
         with pytest.raises(ValueError, match="`transform` can't be taken over from a dataset with a list in its place"):
             assert sources.transform
+
+    @pytest.mark.parametrize("hold", [lambda d: Subset(d, range(10)), lambda d: ConcatDataset([d, d])])
+    def test_of_a_dataset_that_is_no_torch_dataset(self, folder, tmp_path, hold):
+        class Duck:
+            def __init__(self):
+                self.files, self.classes = ImageFolder(folder), ["cat", "dog"]
+                self.transform, self.target_transform = ToFloat(), plus10
+
+            def __len__(self):
+                return len(self.files)
+
+            def __getitem__(self, i):
+                image, label = self.files[i]
+                return self.transform(image), self.target_transform(label)
+
+        synthetic = made(hold(Duck()), tmp_path / "set")
+        assert labels_of(synthetic) == [10, 11] and torch.is_tensor(synthetic[0][0])
+
+    def test_a_transform_of_labels(self, folder, tmp_path):
+        class Labels(Files):
+            def __getitem__(self, i):
+                return self.transform(self.files[i][1])
+
+        class Stack(Parts):
+            def __len__(self):
+                return 10
+
+            def __getitem__(self, i):
+                return self.parts[0][i][0], self.parts[1][i]
+
+        with pytest.raises(ValueError, match="calls a `transform` on 0, which is no image"):
+            made(Stack([ImageFolder(folder), Labels(folder, plus10)]), tmp_path / "set", transform=ToFloat())
 
 
 class TestLeftAlone:

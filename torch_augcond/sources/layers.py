@@ -3,10 +3,11 @@
 import copy
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
+from numbers import Number
 from typing import Any
 
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import default_loader, pil_loader
 from torchvision.datasets.vision import StandardTransform
@@ -39,6 +40,9 @@ def _layers(dataset: Any, seen: set[int]) -> Iterator[Any]:
     yield dataset
     if getattr(type(dataset), "__getitem__", None) is DatasetFolder.__getitem__:
         return  # it reads files only, and its lists may be long
+    if isinstance(dataset, Subset | ConcatDataset):  # they hold anything that has items
+        for inner in [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets:
+            yield from _layers(inner, seen)
     for value in list(getattr(dataset, "__dict__", {}).values()):
         for inner in _datasets_in(value, seen):
             yield from _layers(inner, seen)
@@ -61,13 +65,15 @@ class Untouched:
     It counts its calls: where a transform is set and isn't called, what comes may be transformed already.
     """
 
-    def __init__(self) -> None:
-        self.calls = 0
+    def __init__(self, is_of: str = "an image") -> None:
+        self.calls, self.is_of = 0, is_of
 
     def __call__(self, *args: Any, **fields: Any) -> Any:
         self.calls += 1
         if not args:
             return fields
+        if self.is_of == "an image" and isinstance(args[0], str | Number):
+            raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
         return args[0] if len(args) == 1 or isinstance(args[1], bool) else args
 
 
@@ -78,7 +84,9 @@ def transforms_off(dataset: Any) -> tuple[Any, Untouched]:
     second is what it calls in the place of transforms of images.
     """
     stand = Untouched()
-    return _copied(dataset, {"transform": stand, "target_transform": Untouched(), "transforms": stand}, {}), stand
+    return _copied(
+        dataset, {"transform": stand, "target_transform": Untouched("a label"), "transforms": stand}, {}
+    ), stand
 
 
 def image_transforms_off(dataset: Any) -> Any:
