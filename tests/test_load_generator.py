@@ -147,6 +147,14 @@ def test_weights_that_are_missing_are_not_drawn_at_random(folder, part):
     one_line(error)
 
 
+@pytest.mark.parametrize("part", ["image_encoder", "image_normalizer", "text_encoder", "unet"])
+def test_weights_under_other_names_are_missing(folder, part):
+    (file,) = (folder / part).glob("*.safetensors")
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=rf"must hold all weights, but '.*folder' lacks [\d,]+ of its {part}\."):
+        load_generator(folder)
+
+
 def test_a_folder_that_lost_files(folder):
     (folder / "scheduler" / "scheduler_config.json").unlink()
     for name in ("tokenizer.json", "vocab.json"):

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..checks import brief, did_you_mean
-from .folder import INDEX, MODELS, check_folder, check_index, choose_files, num_parameters_in
+from .folder import INDEX, MODELS, check_folder, check_index, choose_files, num_missing, num_parameters_in
 
 __all__ = ["MIRRORS", "Checkpoint", "find_checkpoint", "short_name"]
 
@@ -51,29 +51,25 @@ class Checkpoint:
     files: tuple[str, ...]
     fingerprint: str
 
-    def num_parameters(self, part: str = "") -> int:
-        """Weights in all its models, or in one, from the files' headers.
+    def _weights(self, part: str) -> list[Path]:
+        return [self.folder / file for file in self.files if file.startswith(part) and file.endswith(".safetensors")]
+
+    def num_parameters(self) -> int:
+        """Weights in all its models, from the files' headers.
 
         Raises:
             ValueError: If a file is damaged.
         """
-        files = [file for file in self.files if file.startswith(part) and file.endswith(".safetensors")]
-        return sum(num_parameters_in(self.folder / file) for file in files)
+        return sum(num_parameters_in(file) for file in self._weights(""))
 
     def check_whole(self, pipe: Any) -> None:
         """Refuses a pipeline whose files lack weights: the libraries would draw those at random, with a log line.
 
-        Numbers are counted, not names compared, since the libraries rename what older checkpoints hold.
-
         Raises:
             ValueError: It names the models.
         """
-        lacking = []
-        for part in MODELS:
-            tensors = getattr(pipe, part).state_dict().values()
-            missing = sum(t.numel() for t in tensors if t.is_floating_point()) - self.num_parameters(f"{part}/")
-            lacking += [f"{missing:,} of its {part}"] if missing > 0 else []
-        if lacking:
+        missing = {part: num_missing(getattr(pipe, part), self._weights(part)) for part in MODELS}
+        if lacking := [f"{count:,} of its {part}" for part, count in missing.items() if count]:
             raise ValueError(
                 f"`name_or_path` must hold all weights, but {str(self.folder)!r} lacks {', '.join(lacking)}. "
                 "Fetch the checkpoint again."
@@ -102,7 +98,7 @@ def find_checkpoint(
         if revision is not None:
             raise ValueError(f"`revision` must be None for {name!r}, which lies here, but got {revision!r}.")
         return _from_folder(folder, name, variant)
-    if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+    if isinstance(name_or_path, Path) or not re.fullmatch(r"[^./~\s][^/\s]*/[^/\s]+", name):
         raise FileNotFoundError(
             f"`name_or_path` must be an existing folder, owner/name on the Hugging Face Hub or one of "
             f"{', '.join(_NAMES)}, but there is no folder {brief(name, 200)!r}.{did_you_mean(name, _NAMES)}"

@@ -2,10 +2,13 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-__all__ = ["INDEX", "MODELS", "check_folder", "check_index", "choose_files", "num_parameters_in"]
+import torch
+
+__all__ = ["INDEX", "MODELS", "check_folder", "check_index", "choose_files", "num_missing", "num_parameters_in"]
 
 INDEX = "model_index.json"
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
@@ -90,6 +93,11 @@ def _variant_of(file: str) -> str:
 
 
 def num_parameters_in(file: Path) -> int:
+    """Weights in a file, from its header.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -98,3 +106,26 @@ def num_parameters_in(file: Path) -> int:
             return sum(math.prod(part.get_shape()) for part in parts if "F" in part.get_dtype())
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged ({error}). Fetch the checkpoint again.") from error
+
+
+def num_missing(model: torch.nn.Module, files: Sequence[Path]) -> int:
+    """How many of a model's weights are not those of its files.
+
+    Where names differ, contents are compared: the libraries rename what older checkpoints hold, and draw at random what
+    they don't recognise.
+    """
+    from safetensors.torch import load_file
+
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    given = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    if state.keys() <= given.keys():
+        return 0
+    dtypes = {tensor.dtype for tensor in state.values()}
+    known = Counter(_content(tensor.to(dtype)) for tensor in given.values() for dtype in dtypes)
+    return sum(numel for numel, _ in (Counter(map(_content, state.values())) - known).elements())
+
+
+def _content(tensor: torch.Tensor) -> tuple[int, int]:
+    """Its size and the sum of its bits, which neither a device nor an order changes."""
+    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.dtype.itemsize]
+    return tensor.numel(), int(tensor.contiguous().view(bits).sum(dtype=torch.int64))

@@ -260,6 +260,8 @@ class _Variants(Mapping[str, nn.Module]):
     _builders = _builders()
 
     def __getitem__(self, name: str) -> nn.Module:
+        if name not in self._builders:
+            raise KeyError(f"no variant is called {name!r}; there are {', '.join(self)}")
         return self._builders[name]()
 
     def __iter__(self) -> Iterator[str]:
