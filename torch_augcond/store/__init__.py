@@ -44,6 +44,14 @@ def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
     return known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
 
 
+def _place(root: Path) -> tuple[int, int] | None:
+    """Which folder of which disk it is, ``None`` if there is none."""
+    with suppress(OSError):
+        status = os.stat(root)
+        return status.st_dev, status.st_ino
+    return None
+
+
 def _plan_keys(plan: Plan) -> np.ndarray:
     return np.ascontiguousarray(plan.keys).view("S16").reshape(-1)
 
@@ -74,6 +82,7 @@ class Store:
         self.root = Path(root).expanduser().absolute()
         self.aside = aside_of(self.root)
         self._extension: str | None = None
+        self._claimed: tuple[tuple[int, int] | None, Settings | None] = None, None
         self._ready: set[str] = set()  # class folders seen
         self._failures, self._stock = Failures(self.root), Stock(self.root)
 
@@ -99,7 +108,26 @@ class Store:
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         config.claim(self.root, settings)
+        self._claimed = _place(self.root), settings
         sweep(self.root)
+
+    def _check_claimed(self) -> None:
+        """That ``root`` is still the set that was claimed: by now a link may lead elsewhere.
+
+        Raises:
+            RuntimeError: If another set is there, or none.
+        """
+        (place, settings), now = self._claimed, _place(self.root)
+        if settings is None or now in (None, place):  # that it has gone, writing says
+            return
+        try:  # some network file systems number their folders anew
+            config._compare(self.root, settings, self.recorded())
+        except (FileNotFoundError, ValueError) as error:
+            raise RuntimeError(
+                f"`root` must stay the same folder during a run, but {self.root} is another one now: {error} Images "
+                "finished before are in the first one; run the same command again with the `root` they are in."
+            ) from error
+        self._claimed = now, settings
 
     def recorded(self) -> dict[str, Any]:
         """The settings ``root`` was claimed with, as plain values; where the record is gone, its images know them.
@@ -166,7 +194,9 @@ class Store:
 
         Raises:
             OSError: If one can't be written: with its path, the bytes needed and the bytes free.
+            RuntimeError: If ``root`` has become another folder since it was claimed; then none is written.
         """
+        self._check_claimed()
         with ThreadPoolExecutor(min(8, len(recipes) or 1)) as pool:
             paths = list(pool.map(self._write, zip(recipes, images, provenances, strict=True)))
         for folder in {path.parent for path in paths}:
