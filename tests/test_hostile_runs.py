@@ -1,11 +1,19 @@
 """What somebody tried on runs under way: other folders, machines, containers and ranks."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from fakes import FakeGenerator
-from faults import job_of, paint_sources, problems
+from faults import FORK, job_of, paint_sources, problems
+
+from torch_augcond import shards
+from torch_augcond.store import disk, turns
 
 
 @pytest.fixture
@@ -74,3 +82,56 @@ def test_a_root_that_is_replaced_by_its_copy_is_filled(real, tmp_path):
 
     job = job_of(real, tmp_path / "set", at_third_batch(tmp_path / "set", copy))
     assert job.make(batch_size=2).made == 12 and len(images(tmp_path / "set")) == 12
+
+
+# --- Processes of other machines and containers, and stopped ones
+
+
+def stop_at_third(real, root):
+    job_of(real, root, at_third_batch(root, lambda: os.kill(os.getpid(), signal.SIGSTOP))).make(batch_size=2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no process can be stopped")
+def test_a_stopped_process_keeps_nobody_waiting_for_long(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(turns, "LEASE_SECONDS", 1.0)
+    process = FORK.Process(target=stop_at_third, args=(real, tmp_path / "set"))
+    process.start()
+    try:
+        assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+        assert job_of(real, tmp_path / "set").make(batch_size=2).made == 12 - 4
+    finally:
+        process.kill()
+
+
+def test_who_is_at_work_renews_its_note(real, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "BEAT_SECONDS", 0.02)
+    job = job_of(real, tmp_path / "set")
+    with job.store.turns(job.plan, [0, 1], 2) as mine:
+        assert len(list(next(iter(mine)))) == 2
+        [note] = (path for path in (tmp_path / "set").iterdir() if turns._MARK in path.name)
+        os.utime(note, (0, 0))
+        deadline = time.monotonic() + 60
+        while note.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert note.stat().st_mtime > 0
+        assert job_of(real, tmp_path / "set").store.turns(job.plan, [0], 1)._others() == {
+            key.tobytes() for key in job.plan.keys[:2]
+        }
+    assert not note.exists()
+
+
+def test_containers_of_one_host_name_are_told_apart(tmp_path):
+    """Each counts its processes anew: the number of one that lives outside says nothing inside."""
+    inside = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", sys.executable, "-c"]
+    program = "import sys; from torch_augcond.store import disk; print(disk.host(), disk.writer_is_dead(sys.argv[1]))"
+    mine = disk.temp_path(tmp_path).name
+    try:
+        run = subprocess.run(
+            [*inside, program, mine], capture_output=True, text=True, cwd=Path(disk.__file__).parents[2]
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if "unshare" in run.stderr:
+        pytest.skip("this user may make no container")
+    host, dead = run.stdout.split()
+    assert host != disk.host() == disk.host() and dead == "False"

@@ -100,6 +100,26 @@ def owners(keys: np.ndarray, count: int) -> np.ndarray:
     return (np.ascontiguousarray(keys[:, :8]).view("<u8")[:, 0] % np.uint64(count)).astype(np.int64)
 
 
+class Pulse:
+    """While its ``with`` block runs, calls a function every five seconds, from a thread."""
+
+    def __init__(self, beat: Callable[[], object]) -> None:
+        self._beat, self._stop = beat, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="torch_augcond heartbeat", daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            self._beat()
+
+    def __enter__(self) -> "Pulse":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
 class Heartbeat:
     """While its ``with`` block runs, shows the other processes that this one is alive.
 
@@ -109,12 +129,7 @@ class Heartbeat:
     def __init__(self, root: str | os.PathLike, shard: Shard) -> None:
         self.path = beat_path(root, shard)
         self.since: int | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="torch_augcond heartbeat", daemon=True)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            self._touch()
+        self._pulse = Pulse(self._touch)
 
     def _touch(self) -> None:
         with suppress(OSError):  # a set that can only be read is complete, or else an error says so
@@ -124,12 +139,11 @@ class Heartbeat:
     def __enter__(self) -> "Heartbeat":
         self._touch()
         self.since = _changed(self.path)
-        self._thread.start()
+        self._pulse.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._pulse.__exit__()
         with suppress(OSError):
             self.path.unlink()
 

@@ -1,14 +1,15 @@
 """How processes that fill one set share the work: by notes of what each is at, which are no locks."""
 
+import os
 import random
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checks import warn
+from ..shards import Pulse
 from .disk import MAX_METADATA, TEMP_PREFIX, publish, read_regular, temp_path, writer_is_dead
 from .scan import metadata
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from . import Store
 
 _MARK = "-turn-"
-LEASE_SECONDS = 15 * 60  # a note that hasn't been renewed for so long binds nobody
+LEASE_SECONDS = 60.0  # a note that hasn't been renewed for so long binds nobody
 POLL_SECONDS = 0.5
 _PATIENCE = 40  # polls before it says what it is waiting for
 
@@ -27,7 +28,8 @@ class Turns:
 
     Each notes in a file of its own what it is at, and leaves to the others what they have noted. Nothing rests on it:
     where a note is lost or seen late, an image is made twice, and the one written last is as good as the first. The
-    notes of dead processes bind nobody.
+    notes of dead processes bind nobody. In its ``with`` block a process renews its own every few seconds, so one that
+    has stopped, or has died where others can't see it, is waited for no longer than a minute.
 
     Args:
         store: The set.
@@ -50,11 +52,14 @@ class Turns:
         self._left: list[int] = []
         self._waits = 0
         self._random = random.Random(secrets.randbits(64))
+        self._pulse = Pulse(self._now)
 
     def __enter__(self) -> "Turns":
+        self._pulse.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._pulse.__exit__()
         with suppress(OSError):
             self._path.unlink()
 
@@ -98,32 +103,34 @@ class Turns:
         return free & self._noted
 
     def done(self, recipes: Iterable["Recipe"]) -> None:
-        """Takes what is made, or has failed, off the note; others who miss it may try it. Renews the rest."""
+        """Takes what is made, or has failed, off the note; others who miss it may try it."""
         self._note(self._noted - {_key(recipe) for recipe in recipes})
 
     def _note(self, keys: set[bytes]) -> None:
         self._noted = keys
         publish(b"".join(keys), self._path, self._store.root, sync=False)
 
+    def _now(self) -> float:
+        """The time by the clock of the file system, which may not be this machine's: renews the note."""
+        try:
+            os.utime(self._path)
+            return self._path.stat().st_mtime
+        except OSError:
+            return time.time()
+
     def _others(self) -> set[bytes]:
         """What other processes are at, as far as they are alive."""
         noted: set[bytes] = set()
-        for path in metadata(self._store.root, TEMP_PREFIX):
+        notes = [path for path in metadata(self._store.root, TEMP_PREFIX) if _MARK in path.name and path != self._path]
+        now = self._now() if notes else 0.0
+        for path in notes:
             with suppress(OSError, ValueError):
-                if (
-                    _MARK in path.name
-                    and path != self._path
-                    and not writer_is_dead(path.name)
-                    and not self._is_old(path)
-                ):
+                # Nor may the clock of whoever wrote it be this machine's.
+                old = abs(now - path.lstat().st_mtime) > LEASE_SECONDS
+                if not old and not writer_is_dead(path.name):
                     data = read_regular(path, MAX_METADATA)
                     noted.update(data[i : i + 16] for i in range(0, len(data), 16))
         return noted
-
-    def _is_old(self, path: Path) -> bool:
-        # By the clock of the file system, which may not be this machine's.
-        now = self._path.stat().st_mtime if self._path.exists() else time.time()
-        return abs(now - path.lstat().st_mtime) > LEASE_SECONDS  # nor may the clock of whoever wrote it
 
 
 def _key(recipe: "Recipe") -> bytes:
