@@ -7,6 +7,7 @@ import time
 
 import pytest
 from fakes import FakeGenerator, paint_folder
+from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic, dataset, shards
@@ -106,6 +107,19 @@ def test_a_killed_rank_stops_the_rest_and_a_rerun_completes(real, tmp_path):
     found = run(2, real, tmp_path / "set")
     assert [len(paths) for paths, _ in found.values()] == [40, 40]
     assert sum(len(made) for _, made in found.values()) == 40 - before
+
+
+def test_ranks_with_other_real_images_are_told_so(real, tmp_path):
+    """As after a random_split without a seed: neither waits for images that nobody will make."""
+
+    def split(rank):
+        whole, first = ImageFolder(real), 1 - rank
+        globals()["ImageFolder"] = lambda root: Subset(whole, [first, first + 1, 3 + rank])
+
+    found = run(2, real, tmp_path / "set", fault=split)
+    assert sorted(found) == [0, 1]
+    for rank, (message,) in found.items():
+        assert message.startswith(f"Rank {1 - rank} of 2 makes other images of this set than this rank"), message
 
 
 def test_a_process_group_counts_before_the_environment(tmp_path):

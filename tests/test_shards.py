@@ -158,3 +158,21 @@ def test_heartbeats_keep_a_slow_rank_alive(tmp_path, monkeypatch):
     with shards.Heartbeat(tmp_path, (1, 2)):
         shards.wait_for(tmp_path, lambda: owed, 2, poll_seconds=0.01, stalled_seconds=0.5, absent_seconds=0.5)
     timer.join()
+
+
+def test_two_runs_of_other_plans_disturb_each_other_no_more_than_an_earlier_one(tmp_path):
+    """Another plan's rank of the same number is only told where there is none of this plan, and it was heard of now."""
+    owed = [np.array([0, 1]), np.array([0, 0])] * 2
+    with (
+        shards.Heartbeat(tmp_path, (0, 2), "mine") as beat,
+        shards.Heartbeat(tmp_path, (1, 2), "mine"),
+        shards.Heartbeat(tmp_path, (1, 2), "other"),
+    ):
+        shards.wait_for(tmp_path, lambda: owed.pop(0), 2, since=beat.since, plan="mine", poll_seconds=0)
+    other = shards.beat_path(tmp_path, (1, 2), "other")
+    other.touch()
+    os.utime(other, ns=(0, beat.since - 1))
+    shards.wait_for(tmp_path, lambda: owed.pop(0), 2, since=beat.since, plan="mine", poll_seconds=0)
+    other.touch()
+    with pytest.raises(RuntimeError, match="Rank 1 of 2 makes other images of this set"):
+        shards.wait_for(tmp_path, lambda: np.array([0, 1]), 2, since=beat.since, plan="mine", poll_seconds=0)

@@ -245,14 +245,15 @@ def _make(request: Request, batch_size: int | None) -> Job:
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
     if unseen := job.unseen():
         raise RuntimeError(f"none of the real images of class {listed(unseen)} can be read. Mend them.")
-    beat = shards.Heartbeat(job.store.root, shard)
+    plan = job.digest() if count > 1 else ""
+    beat = shards.Heartbeat(job.store.root, shard, plan)
     with beat if count > 1 else nullcontext():
         # What has failed stays failed: the ranks must agree on the length of the dataset.
         report = job.make(shard=shard, batch_size=batch_size, retry=False, budget=FAILURE_BUDGET)
         if report.over(FAILURE_BUDGET):
             raise _too_many(job, report.failed, report.untried)
-    if count > 1:
-        shards.wait_for(job.store.root, partial(job.owed, count), count, since=beat.since)
+        if count > 1:
+            shards.wait_for(job.store.root, partial(job.owed, count), count, since=beat.since, plan=plan)
     return job
 
 

@@ -1,5 +1,6 @@
 """A set on its way: what is asked for, what is there, and making the rest."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -168,6 +169,11 @@ class Job:
         """Which images of the plan are missing because they failed, bool (N,)."""
         failed = [bytes.fromhex(key) for key in self.store.failures()]
         return np.isin(self.plan.keys.view("V16")[:, 0], np.array(failed, "V16"))
+
+    def digest(self) -> str:
+        """A short name for the images that are asked for, in their order, and their labels."""
+        parts = self.plan.keys.tobytes(), self.plan.labels.astype("<i8").tobytes()
+        return hashlib.blake2b(b"".join(parts), digest_size=8).hexdigest()
 
     def owed(self, count: int) -> np.ndarray:
         """How many images each of ``count`` shards has neither made nor given up."""

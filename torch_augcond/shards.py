@@ -123,11 +123,17 @@ class Pulse:
 class Heartbeat:
     """While its ``with`` block runs, shows the other processes that this one is alive.
 
-    Touches a file in the root every five seconds; `since` is the first time, by the clock of the file system.
+    Touches a file in the root every five seconds; `since` is the first time, by the clock of the file system. The
+    file's name tells the others what this process makes; after an error it stays, for those who haven't seen it yet.
+
+    Args:
+        root: The store's directory.
+        shard: Whose process this is.
+        plan: A short name for what all shards together make; `wait_for` compares it.
     """
 
-    def __init__(self, root: str | os.PathLike, shard: Shard) -> None:
-        self.path = beat_path(root, shard)
+    def __init__(self, root: str | os.PathLike, shard: Shard, plan: str = "") -> None:
+        self.path = beat_path(root, shard, plan)
         self.since: int | None = None
         self._pulse = Pulse(self._touch)
 
@@ -144,13 +150,28 @@ class Heartbeat:
 
     def __exit__(self, *exc: object) -> None:
         self._pulse.__exit__()
+        if any(exc):
+            return self._touch()
         with suppress(OSError):
             self.path.unlink()
 
 
-def beat_path(root: str | os.PathLike, shard: Shard) -> Path:
-    """The file whose time of change is the heartbeat of a shard's process."""
-    return Path(root) / f"{BEAT_PREFIX}{shard[0]}-of-{shard[1]}"
+def beat_path(root: str | os.PathLike, shard: Shard, plan: str = "") -> Path:
+    """The file whose time of change is the heartbeat of a shard's process that makes this plan."""
+    return Path(root) / f"{BEAT_PREFIX}{shard[0]}-of-{shard[1]}{plan and '-' + plan}"
+
+
+def _of_other_plans(root: str | os.PathLike, owed: np.ndarray, plan: str, since: int) -> list[int]:
+    """The shards that owe images and have been heard of since then, but only as those of another plan."""
+    count = len(owed)
+    heard = {path.name for path in Path(root).glob(f"{BEAT_PREFIX}*-of-{count}-*") if (_changed(path) or 0) >= since}
+    own = [beat_path(root, (index, count), plan).name for index in range(count)]
+    others = [beat_path(root, (index, count), "").name + "-" for index in range(count)]
+    return [
+        index
+        for index in np.flatnonzero(owed).tolist()
+        if own[index] not in heard and any(name.startswith(others[index]) for name in heard)
+    ]
 
 
 class Watch:
@@ -168,8 +189,9 @@ class Watch:
         stalled_seconds: float,
         absent_seconds: float,
         since: int | None = None,
+        plan: str = "",
     ) -> None:
-        self.paths = [beat_path(root, (index, count)) for index in range(count)]
+        self.paths = [beat_path(root, (index, count), plan) for index in range(count)]
         self.limits = [absent_seconds] * count
         self.stalled_seconds, self.since = stalled_seconds, since
         self._seen: dict[int, tuple[object, float]] = {}
@@ -193,6 +215,7 @@ def wait_for(
     count: int,
     *,
     since: int | None = None,
+    plan: str = "",
     poll_seconds: float = 1.0,
     stalled_seconds: float = STALLED_SECONDS,
     absent_seconds: float = ABSENT_SECONDS,
@@ -204,16 +227,23 @@ def wait_for(
         missing: Gives the number of images that each of the ``count`` shards still owes.
         count: How many shards there are.
         since: When this process began (`Heartbeat.since`): who has been heard of since then isn't absent.
+        plan: What all of them are to make (`Heartbeat`).
         poll_seconds: Pause between two looks; longer where a look itself takes long.
         stalled_seconds: How long a process that was at work may be silent.
         absent_seconds: How long one may take to show up at all.
 
     Raises:
-        RuntimeError: If a shard owes images and hasn't been heard of for so long.
+        RuntimeError: If a shard owes images and hasn't been heard of for so long, or is at work on another plan.
     """
-    watch = Watch(root, count, stalled_seconds, absent_seconds, since)
+    watch = Watch(root, count, stalled_seconds, absent_seconds, since, plan)
     while (owed := missing()).any():
         started = time.monotonic()
+        if plan and since is not None and (other := _of_other_plans(root, owed, plan, since)):
+            raise RuntimeError(
+                f"Rank {', '.join(map(str, other))} of {count} makes other images of this set than this rank: all "
+                "ranks must be given the same real images, in one order, and the same arguments. Seed what splits or "
+                "shuffles them, then start the program again."
+            )
         if silent := watch.silent(owed, started):
             raise RuntimeError(
                 f"Rank {', '.join(map(str, silent))} of {count} has been silent for "
