@@ -13,6 +13,8 @@ from fakes import FakeGenerator
 from faults import FORK, job_of, paint_sources, problems
 
 from torch_augcond import shards
+from torch_augcond.cli.export import export_metadata
+from torch_augcond.progress import silent
 from torch_augcond.store import disk, turns
 
 
@@ -135,3 +137,39 @@ def test_containers_of_one_host_name_are_told_apart(tmp_path):
         pytest.skip("this user may make no container")
     host, dead = run.stdout.split()
     assert host != disk.host() == disk.host() and dead == "False"
+
+
+# --- Names of folders
+
+
+def test_one_set_keeps_things_aside_in_one_place_by_whatever_link_it_is_reached(real, tmp_path):
+    (tmp_path / "big" / "set").mkdir(parents=True)
+    link, kept = tmp_path / "link", real / "cat" / "0.png"
+    link.symlink_to(tmp_path / "big" / "set")
+    job_of(real, link).make()
+    before, pixels = {path.name for path in images(link)}, kept.read_bytes()
+    shutil.copy(real / "dog" / "0.png", kept)
+    with pytest.warns(UserWarning, match="link were set aside in .*/big/set.aside/stale"):
+        job_of(real, link).make()
+    assert os.path.isdir(tmp_path / "big" / "set.aside" / "stale") and not os.path.exists(f"{link}.aside")
+    kept.write_bytes(pixels)
+    with pytest.warns(UserWarning, match="were set aside"):
+        assert job_of(real, tmp_path / "big" / "set").make().made == 0
+    assert {path.name for path in images(link)} == before
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="every name of a folder is Unicode there")
+def test_a_root_whose_name_is_not_unicode_keeps_its_caches(real, tmp_path, recwarn):
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    job_of(real, root, num_per_class=9).make()
+    again = FakeGenerator()
+    assert job_of(real, root, again, num_per_class=12).make().made == 6 and again.encoded == 0
+    assert not problems(root) and not recwarn.list
+
+
+def test_a_class_called_as_the_exported_file_is_another_folder(real, tmp_path):
+    (real / "cat").rename(real / "metadata.jsonl")
+    job = job_of(real, tmp_path / "set")
+    job.make()
+    export_metadata(job.store, progress=silent)
+    assert not problems(tmp_path / "set") and len(images(tmp_path / "set")) == 12

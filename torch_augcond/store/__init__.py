@@ -62,7 +62,7 @@ class Store:
     An image is absent or whole, after a kill, a power cut, a full disk, or several writers at once; what differs
     between two writers of one image is only who was last. Nothing waits for a lock. Metadata are dot-files in ``root``,
     so every tool that reads an ``ImageFolder`` sees the classes and nothing else. What no longer belongs to the set is
-    moved to ``<root>.aside``. Links are never followed.
+    moved to ``<root>.aside``. Links are never followed, but for ``root`` itself.
 
     Args:
         root: The directory; made by `claim`.

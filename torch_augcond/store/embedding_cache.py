@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from ..checks import warn
-from .disk import MAX_METADATA, publish
+from .disk import MAX_METADATA, publish, read_regular
 
 _DAMAGE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError)
 _ROWS = 4096  # how many rows are looked at together
@@ -53,8 +53,7 @@ class _File:
             raise ValueError("it is not a regular file")
         if (size := path.stat().st_size) > MAX_METADATA:
             raise ValueError(f"it has {size:,} bytes, more than the {MAX_METADATA:,} such a file may have")
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("keys", "digests", "values")}
+        tensors = _tensors(path)
         self._keys, self._digests, self._values = tensors["keys"], tensors["digests"], tensors["values"]
         for name in ("keys", "digests"):
             if tensors[name].dtype != torch.uint8 or tensors[name].shape != (len(self), 16):
@@ -73,6 +72,15 @@ class _File:
         if _row_digests(keys, values) != _as_bytes(self._digests[index]):
             raise ValueError("its values do not match their digests")
         return keys, values
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # safetensors maps only what has a name in UTF-8
+        return load(read_regular(path, MAX_METADATA))
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in ("keys", "digests", "values")}
 
 
 def damage(path: Path) -> str | None:

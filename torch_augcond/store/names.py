@@ -9,7 +9,8 @@ from unicodedata import ucd_3_2_0 as unicode  # a frozen table: a folder's name 
 MAX_NAME_BYTES = 255
 LOST_FOUND = "lost+found"  # a file system's own folder in the root of a disk: never a class
 _RESERVED = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?|lost\+found", re.IGNORECASE | re.DOTALL
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?|lost\+found|metadata\.jsonl",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -26,9 +27,9 @@ def escape_class(name: str) -> str:
     """The folder of class ``name``: one path component of at most 255 bytes, another one for every other name.
 
     An ordinary name stays as it is. What a file system, a shell or ``ImageFolder`` might take for something else
-    (separators, control characters, a leading dot, trailing dots and spaces, ``CON``, ``lost+found``, letters
-    that are not in Unicode's composed form) is percent-encoded. A name that gets too long keeps its beginning and ends
-    in ``%~`` and its hash.
+    (separators, control characters, a leading dot, trailing dots and spaces, ``CON``, ``lost+found``, what `export`
+    writes, letters that are not in Unicode's composed form) is percent-encoded. A name that gets too long keeps its
+    beginning and ends in ``%~`` and its hash.
 
     Example:
         >>> escape_class("../a cat")
@@ -58,7 +59,8 @@ def _shorten(chars: list[str], name: str) -> str:
 
 
 def aside_of(root: Path) -> Path:
-    """The folder beside a set that keeps what has left it."""
+    """The folder beside a set that keeps what has left it: one, by whatever links the set is reached."""
+    root = root.resolve()
     return root.with_name(root.name + ".aside")
 
 
