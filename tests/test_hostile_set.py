@@ -220,3 +220,26 @@ def test_an_odd_fingerprint_claims_nothing(real, tmp_path, name, error):
     with pytest.raises(error, match="`generator.fingerprint` must be a"):
         job_of(real, tmp_path / "set", generator)
     assert not (tmp_path / "set").exists()
+
+
+def test_a_call_for_fewer_images_forgets_none(real, tmp_path):
+    job_of(real, tmp_path / "set", num_per_class=9).make()
+    stock = (tmp_path / "set" / ".augcond-stock").read_bytes()
+    job_of(real, tmp_path / "set", num_per_class=2).make()
+    assert (tmp_path / "set" / ".augcond-stock").read_bytes() == stock
+    for path in sorted((tmp_path / "set").glob("dog/*.png"))[:5]:
+        path.unlink()
+    assert list(problems(tmp_path / "set").values()) == ["it is gone"] * 5
+    job_of(real, tmp_path / "set", num_per_class=10).make()
+    assert not problems(tmp_path / "set")
+
+
+def test_what_was_set_aside_as_stale_is_not_gone(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    paint(real / "cat" / "0.png", "another cat")
+    with pytest.warns(UserWarning, match="were set aside"):
+        job = job_of(real, tmp_path / "set")
+    assert not problems(tmp_path / "set")
+    job.make()
+    shutil.rmtree(tmp_path / "set.aside")
+    assert not problems(tmp_path / "set")

@@ -13,12 +13,13 @@ import numpy as np
 
 from .disk import MAX_METADATA, publish, read_regular, seal_with, unseal_with
 from .imagefile import extension
-from .names import escape_class
+from .names import aside_of, escape_class
 from .scan import images, metadata
 
 if TYPE_CHECKING:
     from ..plan import Plan, Recipe
 
+_NONE = np.empty(0, "S16")
 _LINES = 100  # in one file of failures: it is written anew for each of them
 
 
@@ -56,7 +57,10 @@ def _is_failure(record: Any) -> bool:
 
 
 class Stock:
-    """Which images there were when the set was last filled: what is gone since then is missed."""
+    """Which images there were when the set was last filled: what is gone since then is missed.
+
+    Whoever asks for fewer takes none off the list that is still there.
+    """
 
     name = ".augcond-stock"
 
@@ -64,24 +68,56 @@ class Stock:
         self._root, self._path = root, root / self.name
 
     def take(self, plan: "Plan", present: np.ndarray) -> None:
-        """Writes down the images of ``plan`` that are there, unless that is written down already."""
-        folders = [(escape_class(name), int(present[rows].sum())) for name, rows in plan.by_class()]
-        record = {"extension": extension(plan.settings.image_size), "folders": folders}
-        data = seal_with(plan.keys[present].tobytes(), record)
+        """Writes down the images of ``plan`` that are there, and others on the list that are, unless that is done."""
+        ending = extension(plan.settings.image_size)
+        keys = np.ascontiguousarray(plan.keys).view("S16")[:, 0]
+        there = {escape_class(name): keys[rows][present[rows]] for name, rows in plan.by_class()}
         with suppress(OSError, ValueError):
-            if read_regular(self._path, MAX_METADATA) == data:
+            if read_regular(self._path, MAX_METADATA) == _sealed(ending, there):
                 return
-        publish(data, self._path, self._root)
+        listed = self._listed()[1]
+        known = {folder: self._with_surplus(folder, there.get(folder, _NONE), listed[folder]) for folder in listed}
+        if (data := _sealed(ending, there | known)) != _sealed(ending, listed):
+            publish(data, self._path, self._root)
+
+    def _with_surplus(self, folder: str, there: np.ndarray, listed: np.ndarray) -> np.ndarray:
+        """These keys, and others on the list that are there; the list itself where that is the same, in any order."""
+        surplus = np.isin(listed, there, invert=True)
+        if surplus.any():
+            found = {name[:32] for name in images(self._root / folder)}
+            surplus[surplus] = [key.hex() in found for key in _as_bytes(listed[surplus])]
+        joined = np.concatenate([there, listed[surplus]])
+        return listed if len(joined) == len(listed) and np.isin(joined, listed).all() else joined
 
     def missing(self) -> Iterator[Path]:
-        """The images that were written down and are gone; none where nothing was, or the list is damaged."""
-        try:
-            record, keys = unseal_with(read_regular(self._path, MAX_METADATA))
-            ending, folders = f".{record['extension']}", [(str(name), int(count)) for name, count in record["folders"]]
-        except (ValueError, TypeError, KeyError, FileNotFoundError):
-            return
-        for folder, count in folders:
-            block, keys = keys[: 16 * count].hex(), keys[16 * count :]
-            there = set(images(self._root / folder)) if (self._root / folder).is_dir() else ()
-            names = (block[i : i + 32] + ending for i in range(0, len(block), 32))
+        """The images on the list that are gone, but for stale ones; none where there is no list, or it is damaged."""
+        ending, listed = self._listed()
+        for folder, keys in listed.items():
+            there = set(images(self._root / folder)) if (self._root / folder).is_dir() else set()
+            names = [f"{key.hex()}.{ending}" for key in _as_bytes(keys)]
+            if not there.issuperset(names):
+                there |= set(images(aside_of(self._root) / "stale" / folder))
             yield from (self._root / folder / name for name in names if name not in there)
+
+    def _listed(self) -> tuple[str, dict[str, np.ndarray]]:
+        """The ending of the images on the list, and {folder: keys}."""
+        listed = {}
+        try:
+            record, data = unseal_with(read_regular(self._path, MAX_METADATA))
+            keys = np.frombuffer(data, "S16")
+            for folder, count in record["folders"]:
+                listed[str(folder)], keys = keys[: int(count)], keys[int(count) :]
+            return str(record["extension"]), listed
+        except (ValueError, TypeError, KeyError, FileNotFoundError):
+            return "", {}
+
+
+def _sealed(ending: str, listed: dict[str, np.ndarray]) -> bytes:
+    folders = [(folder, len(keys)) for folder, keys in listed.items()]
+    return seal_with(b"".join(keys.tobytes() for keys in listed.values()), {"extension": ending, "folders": folders})
+
+
+def _as_bytes(keys: np.ndarray) -> Iterator[bytes]:
+    """Each key whole: numpy's own scalars of bytes lose zeros at their end."""
+    data = keys.tobytes()
+    return (data[i : i + 16] for i in range(0, len(data), 16))
