@@ -11,6 +11,8 @@ from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic, dataset, shards
+from torch_augcond.job import Job
+from torch_augcond.store import Store
 
 FORK = multiprocessing.get_context("fork")  # what the parent has imported, the ranks needn't
 
@@ -120,6 +122,23 @@ def test_ranks_with_other_real_images_are_told_so(real, tmp_path):
     assert sorted(found) == [0, 1]
     for rank, (message,) in found.items():
         assert message.startswith(f"Rank {1 - rank} of 2 makes other images of this set than this rank"), message
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_ranks_whose_images_have_gone_are_not_waited_for(real, tmp_path, noticed):
+    """Not even where the rank that made them is alive: it has done its share."""
+
+    def lose(rank):
+        if rank == 1:
+            write = Store.write_many
+            Store.write_many = lambda store, *rows: write(store, *(row[1:] for row in rows))
+            if not noticed:
+                Job._gone = lambda job, missing: missing & False
+
+    found = run(2, real, tmp_path / "set", fault=lose)
+    assert sorted(found) == [0, 1] and all(len(rest) == 1 for rest in found.values()), found
+    assert ("synthetic images have gone from" in found[1][0]) == noticed, found
+    assert "Rank 1 of 2 has been silent for" in found[0][0] + found[1][0] * (not noticed)
 
 
 def test_a_process_group_counts_before_the_environment(tmp_path):

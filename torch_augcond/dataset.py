@@ -252,7 +252,10 @@ def _make(request: Request, batch_size: int | None) -> Job:
         report = job.make(shard=shard, batch_size=batch_size, retry=False, budget=FAILURE_BUDGET)
         if report.over(FAILURE_BUDGET):
             raise _too_many(job, report.failed, report.untried)
+        if report.gone:
+            raise _gone(job, report.gone)
         if count > 1:
+            beat.rest()
             shards.wait_for(job.store.root, partial(job.owed, count), count, since=beat.since, plan=plan)
     return job
 
@@ -274,11 +277,7 @@ def _samples(job: Job) -> Samples:
     """All images that are there; those that failed are left out if they are few."""
     there = job.present()
     if missing := int((~there & ~job.given_up()).sum()):
-        raise RuntimeError(
-            f"{missing} of {len(there)} synthetic images have gone from {job.store.root} while this ran, and none of "
-            "them failed: another run with other sources or classes may use this root. Give each its own `root`, and "
-            "run this again."
-        )
+        raise _gone(job, missing)
     if failed := int((~there).sum()):
         if failed > FAILURE_BUDGET * len(there):
             raise _too_many(job, failed)
@@ -292,6 +291,14 @@ def _samples(job: Job) -> Samples:
 
 def _failed(job: Job, count: int) -> str:
     return f"{count} of {len(job.plan)} synthetic images could not be made: {job.failure_text()}."
+
+
+def _gone(job: Job, count: int) -> RuntimeError:
+    return RuntimeError(
+        f"{count} of {len(job.plan)} synthetic images have gone from {job.store.root} while this ran, and none of "
+        "them failed: another run with other sources or classes may use this root. Give each its own `root`, and "
+        "run this again."
+    )
 
 
 def _too_many(job: Job, failed: int, untried: int = 0) -> RuntimeError:

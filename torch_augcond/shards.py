@@ -148,8 +148,12 @@ class Heartbeat:
         self._pulse.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def rest(self) -> None:
+        """From here on it isn't at work any more: should it still owe an image, that is no reason to wait."""
         self._pulse.__exit__()
+
+    def __exit__(self, *exc: object) -> None:
+        self.rest()
         if any(exc):
             return self._touch()
         with suppress(OSError):
