@@ -33,7 +33,7 @@ def make(dataset, root, **options):
         (
             {"num_per_class": {"cat": 2**40}},
             ValueError,
-            r"`num_per_class\['cat'\]` must be below 2147483648, but got 10",
+            r"`num_per_class\['cat'\]` must be at most 100,000,000, but got 10",
         ),
         ({"fill_to": 0}, ValueError, "`fill_to` must be an int of 1 or more, but got 0"),
         ({"prompt": 3}, TypeError, "`prompt` must be a template .* but got 3"),

@@ -80,6 +80,28 @@ def test_the_log_tells_whether_it_compiles(data, tmp_path, capsys):
     assert "torch-augcond generate: 5 images on cpu: compilation off (compile='auto')\n" in err
 
 
+def test_a_class_that_cannot_be_read_is_no_success(fake, data, tmp_path, capsys):
+    paint_folder(data, {"rare": 1})
+    (data / "rare" / "0.png").unlink()
+    (data / "rare" / "0.png").symlink_to(tmp_path / "not mounted")
+    argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 2, "--max-failures", 0.5]
+    code, out, _ = run(capsys, *argv)
+    assert code == 3 and "None of the real images of class 'rare' can be read" in out
+
+
+def test_the_parent_of_the_data_is_not_taken_in_silence(fake, data, tmp_path, capsys):
+    argv = ["generate", data.parent, "--root", tmp_path.parent / f"{tmp_path.name} set", "--num-per-class", 2]
+    *_, err = run(capsys, *argv)
+    assert "hold folders only ('real'): is it the parent of what was meant?" in err
+
+
+@pytest.mark.parametrize("out", ["x.jpg", "folder.png"])
+def test_a_sheet_is_a_png_file(fake, data, tmp_path, capsys, out):
+    (tmp_path / "folder.png").mkdir()
+    code, _, err = run(capsys, "preview", data, "--out", tmp_path / out)
+    assert code == 2 and "--out must be a file called *.png" in err and not fake.loaded
+
+
 def test_shards_make_a_set_between_them(fake, data, tmp_path, capsys, monkeypatch):
     argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 10]
     made = int(COUNTS.search(run(capsys, *argv, "--shard", "1/3")[1])[1])
@@ -174,7 +196,7 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
         (["generate", "DATA", "--root", "DATA"], 2, "`root` must lie outside of the real images"),
         (["generate", "DATA", "--root", "EMPTY/.."], 2, "`root` must not hold the real images"),
         (["generate", "DATA", "--root", "/"], 2, "`root` must be a folder with a name, but got '/'"),
-        (["generate", "DATA", "--num-per-image", str(10**19)], 2, "`num_per_image` must be below"),
+        (["generate", "DATA", "--num-per-image", str(10**19)], 2, "`num_per_image` must be at most"),
         (["generate", "DATA", "--shard", f"0/{10**30}"], 2, "`shard` must be i/N"),
         (["generate", "DATA", "--device", "x"], 2, "--device must be cpu, cuda, cuda:1, ..., but got 'x'"),
         (["generate", "DATA", "--scheduler", "x"], 2, "argument --scheduler: invalid choice: 'x'"),

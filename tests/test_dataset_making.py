@@ -319,3 +319,21 @@ def test_a_set_is_recognised_by_its_generators_name(tmp_path, monkeypatch):
     checkpoint = type("Checkpoint", (), {"fingerprint": "local@0123"})
     monkeypatch.setattr("torch_augcond.generators.checkpoints.find_checkpoint", lambda name: checkpoint)
     assert job._made_by("local@0123", str(tmp_path)) and not job._made_by("local@4567", str(tmp_path))
+
+
+@pytest.mark.parametrize("generate", [True, False])
+@pytest.mark.filterwarnings("ignore:1 of .* real images can't be read")
+def test_sources_that_cannot_be_read_cost_no_images_in_silence(folder, real, tmp_path, generate):
+    """Their images are in no plan, so neither failed nor missing."""
+    make(real, tmp_path / "set")
+    (folder / "cat" / "gone.png").symlink_to(tmp_path / "not mounted")
+    lost = (
+        "1 of 10 synthetic images can't be had, since real images can't be read: .*gone.png could not .* leave them out"
+    )
+    with pytest.raises(RuntimeError, match=lost):
+        make(ImageFolder(folder), tmp_path / "set", generate=generate)
+    for path in (folder / "eel").iterdir():
+        path.unlink()
+        path.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(RuntimeError, match="none of the real images of class 'eel' can be read: .* could not be read"):
+        make(ImageFolder(folder), tmp_path / "set", generate=generate)

@@ -15,7 +15,7 @@ from torch_augcond.sampler import MixedRealSyntheticSampler
 
 
 @settings(max_examples=25)
-@given(real=st.integers(1, 9), synthetic=st.integers(1, 20), world=st.integers(1, 3), kwargs=options, epoch=epochs)
+@given(real=st.integers(1, 9), synthetic=st.integers(1, 20), world=st.integers(1, 8), kwargs=options, epoch=epochs)
 def test_resume_at_every_index_of_an_epoch(real, synthetic, world, kwargs, epoch):
     def make():
         return MixedRealSyntheticSampler(mix(real, synthetic), world, world - 1, **kwargs)

@@ -243,8 +243,7 @@ def _make(request: Request, batch_size: int | None) -> Job:
     """The set with everything made: by this process, or by all of its process group."""
     rank, count = shard = shards.from_environment()
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
-    if unseen := job.unseen():
-        raise RuntimeError(f"none of the real images of class {listed(unseen)} can be read. Mend them.")
+    _check_readable(job)
     plan = job.digest() if count > 1 else ""
     beat = shards.Heartbeat(job.store.root, shard, plan)
     with beat if count > 1 else nullcontext():
@@ -260,9 +259,22 @@ def _make(request: Request, batch_size: int | None) -> Job:
     return job
 
 
+def _check_readable(job: Job) -> None:
+    """That what can't be read of the real images costs no class, and no more images than may fail."""
+    reasons, total = listed(job.unreadable.values(), str), job.request.total()
+    if unseen := job.unseen():
+        raise RuntimeError(f"none of the real images of class {listed(unseen)} can be read: {reasons}. Mend them.")
+    if job.lost() > FAILURE_BUDGET * total:
+        raise RuntimeError(
+            f"{job.lost()} of {total} synthetic images can't be had, since real images can't be read: {reasons}. Mend "
+            "these, or leave them out with torch.utils.data.Subset."
+        )
+
+
 def _find(request: Request) -> Job:
     try:
         job = Job(request, write=False, load=_load)
+        _check_readable(job)
         missing, root = int(job.owed(1).sum()), job.store.root
     except NothingMade:
         missing, root = request.total(), request.folder()
@@ -304,5 +316,6 @@ def _gone(job: Job, count: int) -> RuntimeError:
 def _too_many(job: Job, failed: int, untried: int = 0) -> RuntimeError:
     stopped = f" {untried} others were not tried." if untried else ""
     return RuntimeError(
-        f"{_failed(job, failed)}{stopped} Mend their sources, or delete those records to have them tried again."
+        f"{_failed(job, failed)}{stopped} Mend their sources, leave these out with torch.utils.data.Subset, or delete "
+        "those records to have them tried again."
     )

@@ -150,6 +150,10 @@ class Job:
         lost = [self.sources.class_of[label] for label in np.setdiff1d(labels, readable).tolist()]
         return [name for name in lost if self.request.per_class()[name]]
 
+    def lost(self) -> int:
+        """How many images that are asked for are in no recipe, since real images can't be read."""
+        return self.request.total() - len(self.plan)
+
     def unreadable_over(self, budget: float) -> bool:
         """Whether a larger fraction than ``budget`` of the real images can't be read."""
         return len(self.unreadable) > budget * len(self.sources)

@@ -83,6 +83,19 @@ def _say(text: str, code: int) -> int:
 
 
 @contextmanager
+def shown_while(text: str) -> Iterator[None]:
+    """Shows `text` on a terminal for as long as something silent takes."""
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    if watched:
+        print(text, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if watched:
+            print(f"\r{' ' * len(text)}\r", end="", file=sys.stderr, flush=True)
+
+
+@contextmanager
 def _plain_messages(name: str) -> Iterator[None]:
     """Warnings and the log as lines of this program."""
 
@@ -126,7 +139,8 @@ def _fill(parser: argparse.ArgumentParser, name: str) -> None:
     from . import arguments
 
     def run(args: argparse.Namespace) -> int:
-        from . import commands
+        with shown_while("loading torch ..."):
+            from . import commands
 
         return getattr(commands, name)(args)
 

@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from .. import shards
+from ..checks import listed, warn
 from ..job import Job
 from ..progress import bar
 from ..request import Request
@@ -19,7 +19,7 @@ from ..store import Store
 from ..store.imagefile import Corrupt, read_image
 from ..store.scan import FOREIGN
 from ..transforms import VARIANTS
-from . import DONE, ERROR, OVER_BUDGET, UsageError, tell
+from . import DONE, ERROR, OVER_BUDGET, UsageError, shown_while, tell
 from .arguments import COMPILE
 from .export import export_metadata
 from .preview import contact_sheet
@@ -40,7 +40,9 @@ def generate(args: argparse.Namespace) -> int:
     tell(f"{report.made} images made, {report.present} already there, {report.failed} failed: {job.store.root}")
     if report.failed:
         tell(f"failed: {job.failure_text()}")
-    if not report.over(args.max_failures) and not job.unreadable_over(args.max_failures):
+    if unseen := job.unseen():
+        tell(f"None of the real images of class {listed(unseen)} can be read, so it has no synthetic ones.")
+    if not (report.over(args.max_failures) or job.unreadable_over(args.max_failures) or unseen):
         return ERROR if report.gone else DONE  # of these, a warning has told
     tell(
         f"More than {args.max_failures:.3g} of the images failed"
@@ -93,6 +95,8 @@ def _decode(store: Store, path: Path, repair: bool) -> str | None:
 
 
 def preview(args: argparse.Namespace) -> int:
+    if Path(args.out).suffix.lower() != ".png" or Path(args.out).is_dir():
+        raise UsageError(f"--out must be a file called *.png, but got {args.out!r}")
     generator = _loader(args)(args.generator)
     request = _request(args, generator=generator)
     requests = {name: replace(request, augmentation=name) for name in args.variants or VARIANTS}
@@ -122,6 +126,11 @@ def _request(args: argparse.Namespace, **other: Any) -> Request:
     if not Path(args.data).is_dir():
         raise FileNotFoundError(f"`DATA` must be a folder of real images, but there is no folder {args.data!r}.")
     dataset = ImageFolder(args.data)  # its errors are about the data, not about the usage
+    if all(Path(path).parent.parent != Path(args.data) for path, _ in dataset.samples):
+        warn(
+            f"`DATA` must hold one folder of images for each class, but those in {args.data!r} hold folders only "
+            f"({listed(dataset.classes)}): is it the parent of what was meant?"
+        )
     options = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
     options |= {**other, "dataset": dataset, "class_names": args.class_names}
     try:
@@ -142,7 +151,13 @@ def _loader(args: argparse.Namespace) -> Callable[[str], "Generator"]:
     options = {name: getattr(args, name) for name in (*_CHANGING, "compile")}
     options["compile"] = COMPILE.get(args.compile)
     given = {name: value for name, value in options.items() if value is not None}
-    return partial(load_generator, device=device, dtype=getattr(torch, args.dtype) if args.dtype else None, **given)
+    given |= {"device": device, "dtype": getattr(torch, args.dtype) if args.dtype else None}
+
+    def load(name: str) -> "Generator":
+        with shown_while(f"loading {name} ..."):
+            return load_generator(name, **given)
+
+    return load
 
 
 def _shard() -> shards.Shard:

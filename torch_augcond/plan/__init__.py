@@ -15,7 +15,7 @@ from .recipe import Recipe, Settings, canonical, canonical_end, canonical_start,
 
 __all__ = ["Plan", "Recipe", "Settings", "build_prompts", "canonical", "counts_per_class", "make_plan"]
 
-_MANY = 2**31  # images for each class or image, at most; a plan takes 45 bytes for each
+_MANY = 10**8  # images of a set, at most; a plan takes 45 bytes for each
 _BLOCK = 1 << 18  # scores held at once: 2 MiB stay in the cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -52,17 +52,23 @@ def counts_per_class(
     real = {class_of[label]: number for label, number in zip(found, numbers, strict=True)}
     if isinstance(num_per_class, Mapping):
         check_names(name, num_per_class, list(real))
-        return {c: _count(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real}
+        return _checked_total(name, {c: _count(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real})
     value = _count(name, value, int(name == "fill_to"))
     rules = {"num_per_image": lambda n: value * n, "num_per_class": lambda n: value, "fill_to": lambda n: value - n}
-    return {c: max(0, rules[name](n)) for c, n in real.items()}
+    return _checked_total(name, {c: max(0, rules[name](n)) for c, n in real.items()})
 
 
 def _count(name: str, value: Any, low: int) -> int:
     value = as_int(name, value, low)
-    if value >= _MANY:
-        raise ValueError(f"`{name}` must be below {_MANY}, but got {value}.")
+    if value > _MANY:
+        raise ValueError(f"`{name}` must be at most {_MANY:,}, but got {value}.")
     return value
+
+
+def _checked_total(name: str, counts: dict[str, int]) -> dict[str, int]:
+    if (total := sum(counts.values())) > _MANY:
+        raise ValueError(f"`{name}` must come to at most {_MANY:,} images, but asks for {total:,}.")
+    return counts
 
 
 def make_plan(
