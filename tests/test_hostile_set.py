@@ -14,7 +14,7 @@ from torch_augcond import AugConditionedSynthetic
 from torch_augcond.cli import main
 from torch_augcond.cli.export import export_metadata
 from torch_augcond.progress import silent
-from torch_augcond.store import Store, escape_class, unescape_class
+from torch_augcond.store import Corrupt, Store, escape_class, unescape_class
 from torch_augcond.store.scan import OTHER_SET
 
 
@@ -173,23 +173,46 @@ def test_export_leaves_out_what_has_gone_and_names_what_cannot_be_read(real, tmp
     job_of(real, tmp_path / "set").make()
     from torch_augcond.cli import export
 
-    read, first = export.read_provenance, sorted((tmp_path / "set" / "cat").iterdir())[0]
+    read, first = export.own_record, sorted((tmp_path / "set" / "cat").iterdir())[0]
 
-    def gone(path):
+    def gone(path, own):
         first.unlink(missing_ok=True)
-        return read(path)
+        return read(path, own)
 
-    monkeypatch.setattr(export, "read_provenance", gone)
+    monkeypatch.setattr(export, "own_record", gone)
     target, count = export_metadata(Store(tmp_path / "set"), silent)
     assert count == len(target.read_text("utf-8").splitlines()) == 11
 
-    def refused(path):
+    def refused(path, own):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(export, "read_provenance", refused)
+    monkeypatch.setattr(export, "own_record", refused)
     with pytest.raises(PermissionError, match=r"^\[Errno 13\] Permission denied: '.*png'$"):
         export_metadata(Store(tmp_path / "set"), silent)
     assert target.read_text("utf-8").count("\n") == 11 and not list((tmp_path / "set").glob(".augcond-tmp*"))
+
+
+def test_export_names_what_is_none_of_the_set(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    job_of(real, tmp_path / "other", seed=7).make()
+    image = next((tmp_path / "other" / "cat").iterdir())
+    for folder, reason in (("cat", OTHER_SET), ("dog", "it belongs to class 'cat'")):
+        shutil.copy(image, tmp_path / "set" / folder)
+        with pytest.raises(Corrupt, match=f"is damaged: {reason}"):
+            export_metadata(Store(tmp_path / "set"), silent)
+        (tmp_path / "set" / folder / image.name).unlink()
+
+
+def test_a_damaged_image_never_replaces_a_whole_one_that_was_set_aside(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    store, image = Store(tmp_path / "set"), next((tmp_path / "set" / "cat").iterdir())
+    data = image.read_bytes()
+    store.set_aside(image, "stale")
+    image.parent.mkdir(exist_ok=True)
+    image.write_bytes(data[:-1])
+    store.set_aside(image, "stale")
+    aside = tmp_path / "set.aside" / "stale" / "cat"
+    assert (aside / image.name).read_bytes() == data and len(list(aside.iterdir())) == 2
 
 
 def test_verify_full_goes_on_where_an_image_has_gone(real, tmp_path, monkeypatch, capsys):

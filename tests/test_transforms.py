@@ -222,6 +222,15 @@ def test_resolve_takes_names_transforms_and_sequences():
 # ------------------------------------------------------------------------------------------- repr, pickle, errors
 
 
+def test_what_a_subclass_does_is_in_no_recipe():
+    class Mine(PixelMixup):
+        def transform(self, x, partners, params):
+            return x
+
+    with pytest.raises(TypeError, match="`augmentation` must be made of the package's own transforms, but got 'Mine'"):
+        resolve([Mine(), EmbedDropout()])
+
+
 def test_repr_shows_the_plain_attributes():
     assert repr(EmbedCutMix(0.5, "random")) == "EmbedCutMix(alpha=0.5, span='random')"
     assert repr(PixelMixup()) == "PixelMixup(alpha=1.0, crop=None)"

@@ -7,8 +7,7 @@ from pathlib import Path
 from ..progress import Progress, bar
 from ..store import Store
 from ..store.disk import explained, sync_folder, written
-from ..store.imagefile import read_provenance
-from ..store.scan import EXPORTED, folders, images
+from ..store.scan import EXPORTED, folders, images, own_record
 
 __all__ = ["export_metadata"]
 
@@ -23,17 +22,17 @@ def export_metadata(store: Store, progress: Progress = bar) -> tuple[Path, int]:
         The file, and the number of its lines.
 
     Raises:
-        Corrupt: If an image is damaged.
+        Corrupt: If an image is damaged, or none of the set.
         OSError: If it can't be written, or an image can't be read.
     """
     files = [Path(folder.path, name) for folder in folders(store.root) for name in sorted(images(folder))]
-    target, count = store.root / EXPORTED, 0
+    target, own, count = store.root / EXPORTED, store.own_settings(), 0
     with ExitStack() as stack, progress(len(files), "exporting") as shown:
         with explained(target):  # around what is written, not what is read
             out = stack.enter_context(written(target, store.root))
         for file in files:
             with suppress(FileNotFoundError):
-                record = read_provenance(file)
+                record = own_record(file, own)
                 line = {"file_name": f"{file.parent.name}/{file.name}", **record, "label": record["class_name"]}
                 with explained(target):
                     out.write(json.dumps(line).encode() + b"\n")

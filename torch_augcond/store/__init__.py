@@ -143,11 +143,6 @@ class Store:
                 return Settings(**scan.settings(self.root)).as_dict()
             raise
 
-    def _own_settings(self) -> Settings | None:
-        with suppress(FileNotFoundError, TypeError, ValueError):
-            return Settings(**config.recorded(self.root))
-        return None
-
     def path(self, class_name: str, key: str) -> Path:
         """Where image ``key`` of a class lies or will lie."""
         self._extension = self._extension or extension(self.recorded()["image_size"])
@@ -288,7 +283,7 @@ class Store:
         self._make_aside(target.parent)
         moved = False
         with explained(target):
-            if why != "stale" and os.path.lexists(target):
+            if os.path.lexists(target) and (why != "stale" or not self._is_whole(path)):
                 target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
             with suppress(FileNotFoundError):
                 shutil.move(path, target)
@@ -297,6 +292,11 @@ class Store:
             with suppress(OSError):  # an empty folder would be a class without images; one that isn't empty stays
                 path.parent.rmdir()
         return moved
+
+    def _is_whole(self, path: Path) -> bool:
+        with suppress(Corrupt, FileNotFoundError):
+            return bool(check(path, path.stem))
+        return False
 
     def _make_aside(self, folder: Path) -> None:
         with explained(folder):
@@ -341,7 +341,7 @@ class Store:
                 Safe while others write.
         """
         damaged = set()
-        for path, reason in scan.inspect(self.root, self._own_settings()):
+        for path, reason in scan.inspect(self.root, self.own_settings()):
             if reason and repair:
                 self.set_aside(path, "foreign" if reason in scan.FOREIGN else "corrupt")
                 damaged.add(path)
@@ -352,6 +352,12 @@ class Store:
             for folder in scan.folders(self.root):
                 with suppress(OSError):
                     os.rmdir(folder.path)
+
+    def own_settings(self) -> Settings | None:
+        """The settings of the set, or None where their record is gone or damaged."""
+        with suppress(FileNotFoundError, TypeError, ValueError):
+            return Settings(**config.recorded(self.root))
+        return None
 
     def take_stock(self, plan: Plan, present: np.ndarray) -> None:
         """Writes down which images of ``plan`` there are (``present``), so that `verify` misses what is gone later."""

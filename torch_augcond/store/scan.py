@@ -112,23 +112,37 @@ def inspect(root: Path, own: Settings | None) -> Iterator[tuple[Path, str | None
             yield Path(entry.path), NO_CLASS
         elif entry.is_dir():
             for inside in entries(entry.path, hidden=True):
-                yield Path(inside.path), _image_problem(inside, entry.name, own)
+                yield Path(inside.path), _image_problem(inside.path, own)
 
 
-def _image_problem(entry: os.DirEntry, folder: str, own: Settings | None) -> str | None:
-    if not IMAGE.fullmatch(entry.name):
-        return NO_IMAGE
+def own_record(path: str | os.PathLike, own: "Settings | None") -> dict:
+    """The record of an image of the set with these settings (None: not known), where it belongs.
+
+    Raises:
+        Corrupt: It is none, or not whole.
+        FileNotFoundError: There is none.
+    """
+    folder, name = os.path.split(path)
+    if not IMAGE.fullmatch(name):
+        raise Corrupt(path, NO_IMAGE)
+    record = check(path, name[:32])
+    if escape_class(record["class_name"]) != os.path.basename(folder):
+        raise Corrupt(path, f"it belongs to class {record['class_name']!r}")
+    if own and key_of(record, own) != name[:32]:
+        raise Corrupt(path, OTHER_SET)
+    return record
+
+
+def _image_problem(path: str, own: "Settings | None") -> str | None:
     try:
-        record = check(entry.path, entry.name[:32])
+        own_record(path, own)
     except FileNotFoundError:  # set aside meanwhile
         return None
     except Corrupt as error:
         return error.reason
     except OSError as error:
         return _unreadable(error)
-    if escape_class(record["class_name"]) != folder:
-        return f"it belongs to class {record['class_name']!r}"
-    return OTHER_SET if own and key_of(record, own) != entry.name[:32] else None
+    return None
 
 
 def _metadata_problem(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from .. import functional as F
-from ..checks import as_float, brief, did_you_mean, one_of
+from ..checks import as_float, brief, did_you_mean, listed, one_of
 from .augmentation import Augmentation, Params, positive
 from .compose import Compose, check_transforms, instance_of
 
@@ -239,7 +239,16 @@ def resolve(augmentation: str | nn.Module | Sequence[nn.Module]) -> Compose:
         kinds = "a variant's name, a transform or a sequence of transforms"
         got = f"{brief(repr(augmentation))} ({type(augmentation).__name__})"
         raise TypeError(f"`augmentation` must be {kinds}, but got {got}.{instance_of(augmentation)}")
-    return Compose(check_transforms("augmentation", augmentation))
+    chain = Compose(check_transforms("augmentation", augmentation))
+    if strange := [type(t).__name__ for t in chain if type(t) not in _OWN]:
+        raise TypeError(
+            f"`augmentation` must be made of the package's own transforms, but got {listed(strange)}: what a subclass "
+            "does can't be told from the recipe of its images."
+        )
+    return chain
+
+
+_OWN = {PixelCutMix, PixelMixup, EmbedCutMix, EmbedMixup, EmbedDropout}
 
 
 def _builders() -> dict[str, Callable[[], nn.Module]]:
