@@ -104,10 +104,15 @@ def test_a_sheet_is_a_png_file(fake, data, tmp_path, capsys, out):
 
 def test_shards_make_a_set_between_them(fake, data, tmp_path, capsys, monkeypatch):
     argv = ["generate", data, "--root", tmp_path / "set", "--num-per-class", 10]
-    made = int(COUNTS.search(run(capsys, *argv, "--shard", "1/3")[1])[1])
+    _, out, err = run(capsys, *argv, "--shard", "1/3")
+    made = int(COUNTS.search(out)[1])
+    assert err == "This is share 1 of 3.\n"
+    assert f"{20 - made} of the set's 20 images are left to the other shares.\n" in out
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
-    made += int(COUNTS.search(run(capsys, *argv)[1])[1])
+    _, out, err = run(capsys, *argv)
+    made += int(COUNTS.search(out)[1])
+    assert err == "This is share 0 of 3, as the environment says (--shard 0/1 makes all).\n"
     monkeypatch.delenv("RANK")
     for name, value in {"ID": 7, "MIN": 5, "COUNT": 3, "STEP": 1}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))

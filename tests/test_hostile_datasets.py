@@ -13,7 +13,7 @@ import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import ImageFolder, VisionDataset
 
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.sources import Sources
@@ -244,6 +244,20 @@ class TestTransforms:
 
         with pytest.raises(ValueError, match="calls a `transform` on 0, which is no image"):
             made(Stack([ImageFolder(folder), Labels(folder, plus10)]), tmp_path / "set", transform=ToFloat())
+
+    def test_one_that_was_set_to_none_and_is_still_applied(self, folder, tmp_path):
+        class Joint(VisionDataset):
+            def __len__(self):
+                return 10
+
+            def __getitem__(self, i):
+                return self.transforms(*ImageFolder(self.root)[i])
+
+        real = Joint(folder, transform=ToFloat(), target_transform=plus10)
+        real.target_transform, real.classes = None, ["cat", "dog"]
+        assert labels_of(real) == [10, 11]
+        with pytest.raises(ValueError, match="item 0 has the label 10, of which it would make 0"):
+            made(real, tmp_path / "set")
 
 
 class TestLeftAlone:

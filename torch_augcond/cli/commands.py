@@ -1,6 +1,7 @@
 """What each command of the command line does."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -36,8 +37,14 @@ def generate(args: argparse.Namespace) -> int:
     # What changes images is compared with what the set was made with, also where nothing is left to be made.
     loaded = {"generator": load(args.generator)} if any(vars(args)[name] is not None for name in _CHANGING) else {}
     job = Job(_request(args, **loaded), write=True, load=load)
-    report = job.make(shard=args.shard or _shard(), batch_size=args.batch_size, budget=args.max_failures)
+    share, count = shard = args.shard or _shard()
+    if count > 1:
+        why = "" if args.shard else ", as the environment says (--shard 0/1 makes all)"
+        tell(f"This is share {share} of {count}{why}.", sys.stderr)
+    report = job.make(shard=shard, batch_size=args.batch_size, budget=args.max_failures)
     tell(f"{report.made} images made, {report.present} already there, {report.failed} failed: {job.store.root}")
+    if count > 1:
+        tell(f"{job.owed(1).sum()} of the set's {len(job.plan)} images are left to the other shares.")
     if report.failed:
         tell(f"failed: {job.failure_text()}")
     if unseen := job.unseen():

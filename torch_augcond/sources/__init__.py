@@ -146,8 +146,13 @@ class Sources:
             ValueError: It doesn't: a wrapper has labels of its own, say.
         """
         change = self.target_transform
-        for k, leaf in enumerate(self.leaves if change else ()):
-            if label := leaf.another_label(self.index[self.part == k], change):
+        joint = (
+            getattr(getattr(layer, "transforms", None), "target_transform", None) for layer in layers(self.dataset)
+        )
+        if not change and not any(joint):  # torchvision's joint one goes on with what was set to None since
+            return
+        for k, leaf in enumerate(self.leaves):
+            if label := leaf.another_label(self.index[self.part == k], change or (lambda label: label)):
                 raise ValueError(
                     f"`target_transform` can't be taken over from a dataset whose {label}. "
                     "Pass `target_transform=` explicitly: it is given the label as read without any."
