@@ -81,12 +81,21 @@ def transforms_off(dataset: Any) -> tuple[Any, Untouched]:
     """A copy of `dataset` (and of the datasets that `layers` finds in it) that returns what it reads.
 
     It shares what is large. Lists and dicts are its own, so that a cache which reading fills is not the user's. The
-    second is what it calls in the place of transforms of images.
+    second is what it calls in the place of transforms of images. Where nothing is to be switched off, it is `dataset`
+    itself: a copy would share its open files, but not what it knows of them.
     """
     stand = Untouched()
+    if not any(map(_is_changed, layers(dataset))):
+        return dataset, stand
     return _copied(
         dataset, {"transform": stand, "target_transform": Untouched("a label"), "transforms": stand}, {}
     ), stand
+
+
+def _is_changed(dataset: Any) -> bool:
+    names = ("transform", "target_transform", "transforms")
+    is_set = any(getattr(dataset, name, None) is not None for name in names)
+    return is_set or any(getattr(dataset, "loader", None) is loader for loader in DEFAULT_LOADERS)
 
 
 def image_transforms_off(dataset: Any) -> Any:
