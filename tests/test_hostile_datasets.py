@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from datasets import Files, Parts, labels_of, made, plus10, times2
 from fakes import ToFloat, paint_folder
+from homemade import Files, Parts, labels_of, made, plus10, times2
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder, VisionDataset

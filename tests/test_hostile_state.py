@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import Files, SharedDict, labels_of, made, plus10
 from fakes import ToFloat, paint_folder
+from homemade import Files, SharedDict, labels_of, made, plus10
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
