@@ -52,6 +52,20 @@ def test_verify_takes_out_the_images_of_another_set(real, tmp_path):
     assert len(os.listdir(tmp_path / "set.aside" / "foreign" / "cat")) == 4
 
 
+def test_without_its_record_a_set_is_what_most_images_say(real, tmp_path):
+    job_of(real, tmp_path / "set").make()
+    whole = contents(tmp_path / "set")
+    job_of(real, tmp_path / "other", seed=7).make()
+    for image in list((tmp_path / "other" / "cat").iterdir())[:4]:
+        shutil.copy(image, tmp_path / "set" / "cat")
+    (tmp_path / "set" / ".augcond.json").unlink()
+    with pytest.raises(ValueError, match="`seed` is 0 there, but 7 here"):
+        job_of(real, tmp_path / "set", seed=7)
+    assert set(problems(tmp_path / "set").values()) == {OTHER_SET}
+    job_of(real, tmp_path / "set").make()
+    assert contents(tmp_path / "set") == whole
+
+
 def test_verify_keeps_what_is_above_the_count_or_of_a_former_source(real, tmp_path):
     job_of(real, tmp_path / "set", num_per_class=9).make()
     paint(real / "cat" / "0.png", "another cat")

@@ -119,14 +119,16 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
     if id(dataset) in made:
         return made[id(dataset)]
     made[id(dataset)] = raw = _twin(dataset)
-    if any(getattr(raw, "loader", None) is loader for loader in DEFAULT_LOADERS):
-        object.__setattr__(raw, "loader", _careful_loader)
+    if any(getattr(raw, "__dict__", {}).get("loader") is loader for loader in DEFAULT_LOADERS):
+        raw.__dict__["loader"] = _careful_loader
     for name, value in list(getattr(raw, "__dict__", {}).items()):
         if isinstance(value, Dataset) or type(value) in _CONTAINERS:
             raw.__dict__[name] = _own(value, stands, made)
     for name, stand in stands.items():
+        if isinstance(getattr(type(dataset), name, None), property):  # what it sets may be the user's: it stays, and
+            continue  # unless it is that of a dataset which is copied as well, it will be noticed that it isn't called
         if (value := getattr(raw, name, None)) is not None and not isinstance(value, Untouched):
-            _set(raw, dataset, name, _stand_in(value, stand))
+            object.__setattr__(raw, name, _stand_in(value, stand))  # a frozen dataclass allows no other way
     joint = getattr(raw, "transforms", None)
     if "transforms" not in stands and isinstance(joint, StandardTransform):
         object.__setattr__(raw, "transforms", StandardTransform(None, joint.target_transform))
@@ -159,21 +161,6 @@ def _own(value: Any, stands: Mapping[str, Untouched], made: dict[int, Any]) -> A
         for key, inner in value.items():
             own[key] = _own(inner, stands, made)
     return made[id(value)]
-
-
-def _set(raw: Any, dataset: Any, name: str, value: Any) -> None:
-    """Sets an attribute of a copy, and makes sure that it is only the copy's."""
-    before = getattr(dataset, name)
-    rule = f"`dataset.{name}` must be an attribute that can be set, since images are read without it, but"
-    try:
-        object.__setattr__(raw, name, value)  # a frozen dataclass allows no other way
-    except AttributeError:
-        raise TypeError(f"{rule} {type(dataset).__name__} allows reading it only. Give it a setter.") from None
-    if getattr(dataset, name) is value:
-        object.__setattr__(raw, name, before)
-        raise TypeError(
-            f"{rule} {type(dataset).__name__} keeps it in an object that its copies share. Keep it in the dataset."
-        )
 
 
 def _stand_in(value: Any, stand: Untouched) -> Any:

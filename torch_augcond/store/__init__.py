@@ -354,9 +354,9 @@ class Store:
                     os.rmdir(folder.path)
 
     def own_settings(self) -> Settings | None:
-        """The settings of the set, or None where their record is gone or damaged."""
+        """The settings of the set, or None where nobody knows them."""
         with suppress(FileNotFoundError, TypeError, ValueError):
-            return Settings(**config.recorded(self.root))
+            return Settings(**self.recorded())
         return None
 
     def take_stock(self, plan: Plan, present: np.ndarray) -> None:
