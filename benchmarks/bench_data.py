@@ -129,6 +129,8 @@ def reading(number, rounds=9):
             runs = {name: lambda data=data, order=order: [data[i] for i in order] for name, data in datasets.items()}
             for name, took in turns(runs, rounds).items():
                 yield row(f"{name}, {size} px", "reading", 1e6 * took / number, "µs/image", rounds)
+            for name, run in runs.items():
+                yield row(f"{name}, {size} px", "memory of reading, at most", peak(run)[2] / 2**20, "MiB")
             for workers in (0, 2):
                 loaders = {name: _loader(data, workers) for name, data in datasets.items()}
                 runs = {name: lambda loader=loader: list(loader) for name, loader in loaders.items()}

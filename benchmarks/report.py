@@ -62,7 +62,7 @@ def _wide(rows):
 
 def _own(rows):
     """What else sets cases apart."""
-    names = [name for name in rows[0] if name not in (*PLAIN, *WORLD, "benchmark")]
+    names = [name for name in (rows or [{}])[0] if name not in (*PLAIN, *WORLD, "benchmark")]
     return [name for name in names if len({row[name] for row in rows}) > 1]
 
 

@@ -5,6 +5,7 @@ once all are there; `--resume` leaves out the benchmarks that have come to their
 """
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -27,8 +28,11 @@ SCRIPTS = {
     "shortcuts": "measure_shortcuts.py",
 }
 QUICK = {"generate": ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]}
-FULL_SIZE = ["--model", "sd21", "--rounds", "1", "--profile", "--shortcuts"]
-SMALL_BATCHES = ["--model", "sd21", "--rounds", "1", "--batches", "16", "1", "--images", "16", "--loop-images", "4"]
+FULL_SIZE = ["--model", "sd21", "--rounds", "1"]
+SMALL_BATCHES = [*FULL_SIZE, "--batches", "16", "4", "1", "--images", "16", "--loop-images", "4"]
+WAYS = ["unipc, 10 steps", "dpmpp, 15 steps", "guided in 0.0-0.6", "cache_interval 2", "cache_interval 3"]
+SHORTCUTS = ["--cpu-time", "--rounds", "1", "--ways", *WAYS]
+GPU_MINUTES = 40
 
 
 def commands(device, quick):
@@ -37,11 +41,13 @@ def commands(device, quick):
         return {name: [script, *QUICK.get(name, ["--quick"])] for name, script in SCRIPTS.items()}
     generate = SCRIPTS["generate"]
     if device == "cpu":
-        batches = [generate, "--batches", "4", "16", "--no-compile", "--rounds", "1", "--cpu-time"]
+        batches = [generate, "--batches", "4", "16", "--no-compile", "--rounds", "1", "--cpu-time", "--profile"]
         bfloat16 = [generate, "--dtype", "bfloat16", "--rounds", "1", "--cpu-time"]
-        return {name: [script] for name, script in SCRIPTS.items()} | {"batches": batches, "bfloat16": bfloat16}
-    full_size = {f"generate{side}": [generate, *FULL_SIZE, "--sides", side] for side in ("768", "512")}
-    return {"kernel": [SCRIPTS["kernel"]], **full_size, "batches": [generate, *SMALL_BATCHES]}
+        known = {name: [script] for name, script in SCRIPTS.items()} | {"batches": batches, "bfloat16": bfloat16}
+        return known | {"shortcuts": [SCRIPTS["shortcuts"], *SHORTCUTS]}
+    full_size = {f"generate{side}": [generate, *FULL_SIZE, "--profile", "--sides", side] for side in ("768", "512")}
+    ways = {"ways": [generate, *FULL_SIZE, "--shortcuts", "--sides", "512"]}
+    return {"kernel": [SCRIPTS["kernel"]], **full_size, **ways, "batches": [generate, *SMALL_BATCHES]}
 
 
 def run(name, arguments, device, path, deadline):
@@ -50,9 +56,11 @@ def run(name, arguments, device, path, deadline):
     command = [sys.executable, str(HERE / arguments[0]), *arguments[1:], "--device", device, "--csv", str(path)]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        return process.wait(max(1, deadline - time.monotonic())) == 0
+        left = deadline - time.monotonic()
+        return process.wait(None if left == math.inf else left) == 0
     except subprocess.TimeoutExpired:
-        print(f"{name}: out of time; the rows so far are in {path}{PART}", flush=True)
+        rows = f"the rows so far are in {path}{PART}" if Path(f"{path}{PART}").exists() else "there are no rows yet"
+        print(f"{name}: out of time; {rows}", flush=True)
         return False
     finally:
         with suppress(ProcessLookupError):
@@ -66,19 +74,23 @@ def main():
     parser.add_argument("--only", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--quick", action="store_true", help="small, to see that all run; nothing is kept")
     parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
-    parser.add_argument("--minutes", type=float, default=25, help="at most, for all (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help=f"at most, for all (default: {GPU_MINUTES} on a GPU)")
     args = parser.parse_args()
     known = commands(args.device, args.quick)
     if unknown := set(args.only or ()) - known.keys():
         parser.error(f"{', '.join(sorted(unknown))} is none of the benchmarks of {args.device}: {', '.join(known)}")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU that torch can use here: leave out --device, or run it on a machine with one")
-    deadline = time.monotonic() + 60 * args.minutes
+    minutes = args.minutes or (GPU_MINUTES if args.device == "cuda" else math.inf)
+    deadline = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as scratch:
         results, done = Path(scratch) if args.quick else HERE / "results", []
         for name, arguments in known.items():
             path = results / f"{name}-{args.device}.csv"
-            if name in (args.only or [name]) and not (args.resume and path.exists()):
+            if time.monotonic() > deadline:
+                print(f"{name}: no time left for it; add --resume for the rest", flush=True)
+                done.append(False)
+            elif name in (args.only or [name]) and not (args.resume and path.exists()):
                 done.append(run(name, arguments, args.device, path, deadline))
         text = refresh(PAGE.read_text("utf-8"), results)
     if not args.quick:

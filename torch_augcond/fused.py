@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import takewhile
+from numbers import Number
 from typing import Any
 
 import torch
@@ -106,12 +107,23 @@ def condition(
 
 
 def _column(x: float | Tensor, like: Tensor) -> Tensor:
+    if isinstance(x, Number):
+        return _number(float(x), like.device)
     return torch.as_tensor(x, dtype=torch.float32, device=like.device).reshape(-1, 1)
+
+
+@lru_cache(maxsize=64)
+def _number(x: float, device: torch.device) -> Tensor:
+    """Kept, since to bring a number to a GPU waits for what runs there."""
+    with torch.inference_mode(False):
+        return torch.full((1, 1), x, dtype=torch.float32, device=device)
 
 
 @lru_cache(maxsize=16)
 def _frequencies(dim: int, device: torch.device) -> Tensor:
-    return F.level_frequencies(dim, device)  # compiled, exp may differ in its last bit, which the level then magnifies
+    with torch.inference_mode(False):
+        # Not in the graph: compiled, exp may differ in its last bit, which the level then magnifies.
+        return F.level_frequencies(dim, device)
 
 
 def _chain(

@@ -17,8 +17,8 @@ __all__ = ["COMPILE", "Networks", "choose"]
 
 COMPILE = ("auto", True, False, "regional")
 
-# From how many images on a way of compiling takes less time than it saves. On a CPU, 10 to 25 s of compiling make an
-# image of the bundled model 1.3 times as fast, which is 10 ms (measured). For a GPU these are estimates: one to two
+# From how many images on a way of compiling takes less time than it saves. On a CPU, a minute of compiling makes an
+# image of the bundled model 1.4 times as fast, which is 24 ms (measured). For a GPU these are estimates: one to two
 # minutes for the whole of a large UNet, a sixth of that for its transformer blocks, which are all alike.
 _PAYS = {"cpu": ((3000, "whole"),), "cuda": ((1024, "whole"), (128, "regional"))}
 _log = logging.getLogger(__name__)
