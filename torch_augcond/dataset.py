@@ -20,7 +20,7 @@ from .checks import as_int, listed, warn
 from .defaults import FAILURE_BUDGET
 from .job import Job, NothingMade
 from .plan.recipe import readable
-from .progress import bar, silent
+from .progress import bar, silent, track
 from .request import Request
 from .samples import Samples
 from .sources import Sources
@@ -63,7 +63,7 @@ def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ..
     if "transform" not in own:
         sources.transform  # noqa: B018 - for its checks
     if "target_transform" not in own:
-        sources.check_target_transform()
+        sources.check_target_transform(track("comparing labels"))
     return tuple(layers(sources.dataset))
 
 

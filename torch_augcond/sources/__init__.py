@@ -139,8 +139,8 @@ class Sources:
                 return "one in only some of its parts"  # a Subset's own is one that nothing applies
         return None
 
-    def check_target_transform(self) -> None:
-        """That `target_transform` makes of the labels here what `dataset` itself returns, of a few items.
+    def check_target_transform(self, progress: Progress = iter) -> None:
+        """That `target_transform` makes of the labels here what `dataset` itself returns, item by item.
 
         Raises:
             ValueError: It doesn't: a wrapper has labels of its own, say.
@@ -152,7 +152,7 @@ class Sources:
         if not change and not any(joint):  # torchvision's joint one goes on with what was set to None since
             return
         for k, leaf in enumerate(self.leaves):
-            if label := leaf.another_label(self.index[self.part == k], change or (lambda label: label)):
+            if label := leaf.another_label(self.index[self.part == k], change or (lambda label: label), progress):
                 raise ValueError(
                     f"`target_transform` can't be taken over from a dataset whose {label}. "
                     "Pass `target_transform=` explicitly: it is given the label as read without any."

@@ -66,7 +66,7 @@ class _Folder:
         # Without its module, which is another one where a script is imported and not run.
         return digest if loader in DEFAULT_LOADERS else hash_bytes(f"{digest} {loader.__qualname__}".encode())
 
-    def another_label(self, indices: np.ndarray, change: Callable[[int], Any]) -> None:
+    def another_label(self, indices: np.ndarray, change: Callable[[int], Any], progress: Progress) -> None:
         return None  # torchvision's own `__getitem__`
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
@@ -187,10 +187,10 @@ class _Items:
                 return [values[i] for i in indices.tolist()]
         return [self._label(i) for i in progress(indices.tolist())]
 
-    def another_label(self, indices: np.ndarray, change: Callable[[int], Any]) -> str | None:
+    def another_label(self, indices: np.ndarray, change: Callable[[int], Any], progress: Progress) -> str | None:
         """Where an item's label isn't what `change` makes of the one that is read without transforms; all are read."""
         whole = image_transforms_off(self.dataset)
-        for i in indices.tolist():
+        for i in progress(indices.tolist()):
             try:
                 label, changed = whole[i][1], change(self._item(i)[1])
                 same = bool(np.all(np.asarray(label) == np.asarray(changed)))
