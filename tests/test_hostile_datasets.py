@@ -2,17 +2,19 @@
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from fakes import ToFloat, paint_folder
+from fakes import FakeGenerator, ToFloat, paint_folder
 from homemade import Files, Parts, labels_of, made, plus10, times2
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
-from torchvision.datasets import ImageFolder, VisionDataset
+from torchvision.datasets import ImageFolder, OxfordIIITPet, VisionDataset
 
-from torch_augcond.sources import Sources
+from torch_augcond import AugConditionedSynthetic
+from torch_augcond.sources import Sources, UnreadableImage
 
 
 @pytest.fixture
@@ -217,3 +219,37 @@ class TestSamples:
         twin = copy.copy(made(real, tmp_path / "set"))
         real.transform = ToFloat()
         assert torch.is_tensor(twin[0][0])
+
+
+class TestSyntheticAmongReal:
+    @pytest.mark.parametrize("size", [8, 256])  # PNG and JPEG
+    @pytest.mark.parametrize("kind", [ImageFolder, Files, lambda folder: ImageFolder(folder, loader=Image.open)])
+    def test_is_left_out(self, folder, tmp_path, kind, size):
+        synthetic = AugConditionedSynthetic(ImageFolder(folder), generator=FakeGenerator(size), root=tmp_path / "a")
+        for path, _ in list(synthetic.samples)[:3]:
+            shutil.copy(path, folder / "cat")
+        cache, failed = {}, {}
+        for _ in range(2):
+            digests = Sources.from_dataset(kind(folder)).digests(cache=cache, failed=failed)
+            assert len(digests) == 13 and digests.count("") == 3 == len(failed)
+        with pytest.raises(RuntimeError, match="3 of 13 .*: it is a synthetic image that torch_augcond made"):
+            made(kind(folder), tmp_path / "b")
+
+    def test_is_not_believed_of_a_cache(self, folder, tmp_path):
+        path, _ = made(ImageFolder(folder), tmp_path / "a").samples[0]
+        shutil.copy(path, folder / "cat" / "0.png")
+        with pytest.raises(UnreadableImage, match="it is a synthetic image"):
+            Sources.from_dataset(ImageFolder(folder)).image(0)
+
+
+def test_cats_and_dogs_of_the_pets(tmp_path):
+    paint_folder(tmp_path / "oxford-iiit-pet", {"images": 4})
+    names = ["Abyssinian_1 1 1 1", "Bengal_2 2 1 2", "beagle_3 3 2 1", "pug_4 4 2 2"]
+    for i, name in enumerate(names):
+        folder = tmp_path / "oxford-iiit-pet" / "images"
+        (folder / f"{i}.png").rename(folder / f"{name.split()[0]}.jpg")
+    (tmp_path / "oxford-iiit-pet" / "annotations").mkdir()
+    (tmp_path / "oxford-iiit-pet" / "annotations" / "trainval.txt").write_text("\n".join(names))
+    kinds = {"binary-category": ["Cat", "Dog"], "category": ["Abyssinian", "Bengal", "Beagle", "Pug"]}
+    for kind, classes in kinds.items():
+        assert Sources.from_dataset(OxfordIIITPet(tmp_path, target_types=kind)).classes == classes

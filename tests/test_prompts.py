@@ -38,7 +38,7 @@ def test_names_that_mean_nothing_warn(name, recwarn):
         ((["a"], "{}", "x"), TypeError, "`class_names` must be a list of 1 names or a dict, but got 'x'"),
         ((["a"], "{}", 3), TypeError, r"`class_names` must be a list of 1 names or a dict, but got 3 \(int\)"),
         ((["a", "b"], "{}", {"y", "x"}), TypeError, r"`class_names` must be a list of 2 names .* but got {.*} \(set\)"),
-        ((["a"], "{}" + "x" * 4000), ValueError, r"`prompt` must give 4000 characters or fewer, .* more for a\."),
+        ((["a"], "{}" + "x" * 2000), ValueError, r"`prompt` must give 2000 characters or fewer, .* more for a\."),
         ((["a"], "{}", {"b": "x"}), ValueError, "`class_names` must be keyed by class names, but got 'b'"),
         ((["a"], "{}", [3]), TypeError, "`class_names` must be str, but got 3"),
     ],

@@ -247,8 +247,10 @@ def _make(request: Request, batch_size: int | None) -> Job:
     plan = job.digest() if count > 1 else ""
     beat = shards.Heartbeat(job.store.root, shard, plan)
     with beat if count > 1 else nullcontext():
-        # What has failed stays failed: the ranks must agree on the length of the dataset.
-        report = job.make(shard=shard, batch_size=batch_size, retry=False, budget=FAILURE_BUDGET)
+        # What has failed stays failed: the ranks must agree on the length of the dataset, and so must a run that goes
+        # on later. Only what would be refused, and by one process, is tried again: the cause may have passed.
+        retry = count == 1 and job.given_up().sum() > FAILURE_BUDGET * len(job.plan)
+        report = job.make(shard=shard, batch_size=batch_size, retry=retry, budget=FAILURE_BUDGET)
         if report.over(FAILURE_BUDGET):
             raise _too_many(job, report.failed, report.untried)
         if report.gone:
@@ -316,6 +318,6 @@ def _gone(job: Job, count: int) -> RuntimeError:
 def _too_many(job: Job, failed: int, untried: int = 0) -> RuntimeError:
     stopped = f" {untried} others were not tried." if untried else ""
     return RuntimeError(
-        f"{_failed(job, failed)}{stopped} Mend their sources, leave these out with torch.utils.data.Subset, or delete "
-        "those records to have them tried again."
+        f"{_failed(job, failed)}{stopped} Mend their sources, or leave these out with torch.utils.data.Subset. One "
+        "process alone, or `torch-augcond generate`, tries them again."
     )

@@ -145,7 +145,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         """Returns the place to resume at, as plain values that are the same on every rank.
 
         Args:
-            consumed: How many indices of this epoch the training loop has used on this rank (steps times batch size).
+            consumed: How many indices of the epoch begun last the training loop has used on this rank (steps times
+                batch size): once it has ended all of them, not 0, which would begin it again.
                 Default: as many as were drawn, which is right without workers; a ``DataLoader`` with workers draws
                 ahead of the loop.
 

@@ -7,7 +7,7 @@ from ..checks import brief, check_names, listed, warn
 
 __all__ = ["build_prompts"]
 
-_LONGEST = 4000  # characters: a text encoder reads some 77 words, and the record in an image has room for 65 kB
+_LONGEST = 2000  # characters: some 77 words are read, and a record has room for 65 kB, 12 for an emoji
 
 
 def build_prompts(

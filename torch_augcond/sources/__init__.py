@@ -14,6 +14,7 @@ from .images import (
     DigestCache,
     UnreadableImage,
     as_pil,
+    check_real,
     check_size,
     hash_bytes,
     readable,
@@ -201,6 +202,7 @@ class Sources:
         value = as_pil(value, name)
         with readable(name):
             check_size(value)
+            check_real(value)
             image = to_rgb(value)
             if digest is not None and digest != (found or _pixel_digest(image)):
                 raise ValueError(_CHANGED if found else _RANDOM)

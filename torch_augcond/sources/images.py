@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from ..store.imagefile import is_synthetic
+
 __all__ = [
     "DigestCache",
     "UnreadableImage",
     "as_pil",
     "check_header",
+    "check_real",
     "check_regular",
     "check_size",
     "file_digest",
@@ -106,6 +109,15 @@ def check_size(image: Image.Image) -> None:
         )
 
 
+def check_real(image: Image.Image | bytes) -> None:
+    """Refuses, opened or as the beginning of a file, an image of a set of ours.
+
+    One that was decoded to an array, or written anew, can't be told.
+    """
+    if is_synthetic(image):
+        raise ValueError("it is a synthetic image that torch_augcond made. Keep those apart from the real ones")
+
+
 def check_regular(path: str) -> None:
     """Refuses what is there but no file: reading a pipe would wait for ever. (What isn't there, a loader may know.)"""
     if os.path.exists(path) and not os.path.isfile(path):
@@ -189,6 +201,8 @@ def file_digest(path: str, cache: DigestCache | None) -> str:
         return cache[entry]
     with _open_regular(path) as file:
         status = os.fstat(file.fileno())  # of what is read: the path may lead elsewhere by now
+        check_real(file.read(64))
+        file.seek(0)
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
     # A disk that counts whole seconds, or that makes up inodes and times, can't tell files apart.

@@ -61,6 +61,8 @@ def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
 def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
     """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves."""
     to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
+    if getattr(dataset, "_target_types", None) == ["binary-category"]:  # OxfordIIITPet's `classes` are the breeds
+        to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
         options = [] if _agree(classes, to_idx) else [_joined(to_idx)]

@@ -35,6 +35,14 @@ class Corrupt(ValueError):
         return f"{os.fspath(self.path)} is damaged: {self.reason}. `torch-augcond verify` sets it aside."
 
 
+def is_synthetic(image: Image.Image | bytes) -> bool:
+    """Whether an image, as Pillow opened it, or the beginning of a file carries a record that ``encode`` wrote."""
+    if isinstance(image, bytes):
+        return image[_PNG_HEAD + 4 :].startswith(_ITXT) or image[_JPEG_HEAD + 4 :].startswith(_DIGEST)
+    comment = image.info.get("comment")
+    return "augcond" in image.info or (isinstance(comment, bytes) and comment.startswith(_DIGEST))
+
+
 def extension(image_size: int) -> str:
     """``"png"`` below 256 pixels, where JPEG would show, else ``"jpg"``."""
     return "png" if image_size < 256 else "jpg"
