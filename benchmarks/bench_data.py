@@ -132,10 +132,23 @@ def reading(number, rounds=9):
             for name, run in runs.items():
                 yield row(f"{name}, {size} px", "memory of reading, at most", peak(run)[2] / 2**20, "MiB")
             for workers in (0, 2):
+                for name, data in datasets.items():
+                    needed = _memory(_loader(data, workers)) / 2**20
+                    yield row(f"{name}, {size} px, {workers} workers", "memory of loading", needed, "MiB")
                 loaders = {name: _loader(data, workers) for name, data in datasets.items()}
                 runs = {name: lambda loader=loader: list(loader) for name, loader in loaders.items()}
                 for name, took in turns(runs, 3, time.perf_counter).items():
                     yield row(f"{name}, {size} px, {workers} workers", "loading", number / took, "images/s", 3)
+
+
+def _memory(loader):
+    """Bytes that a pass needs at its most in this process, and those of its workers that they share with no other."""
+    most = peak(lambda: sum(1 for _ in loader))[2]
+    private = 0
+    for worker in multiprocessing.active_children():
+        lines = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().splitlines()
+        private += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+    return most + private
 
 
 def _loader(data, workers):
