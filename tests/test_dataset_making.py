@@ -333,6 +333,14 @@ def test_a_set_is_recognised_by_its_generators_name(tmp_path, monkeypatch):
     assert job._made_by("local@0123", str(tmp_path)) and not job._made_by("local@4567", str(tmp_path))
 
 
+def test_a_generator_that_may_be_another_one_is_said(real, tmp_path):
+    generator = FakeGenerator()
+    generator.fingerprint = "local@0123"
+    make(real, tmp_path / "set", generator=generator)
+    with pytest.warns(UserWarning, match="'some/other' is no folder here, .* They were made by local@0123"):
+        make(real, tmp_path / "set", generator="some/other")
+
+
 @pytest.mark.parametrize("generate", [True, False])
 @pytest.mark.filterwarnings("ignore:1 of .* real images can't be read")
 def test_sources_that_cannot_be_read_cost_no_images_in_silence(folder, real, tmp_path, generate):

@@ -1,6 +1,7 @@
 """Loaders of one's own: which of them make other images, and what that costs."""
 
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic
-from torch_augcond.sources import Sources, UnreadableImage
+from torch_augcond.sources import Sources, UnreadableImage, images
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def load_well(path):
 
 def noisy(most, path):
     return Image.fromarray(np.random.default_rng().integers(0, most, (8, 8, 3), np.uint8))
+
+
+def random_shade(path):
+    return noisy(255, path)
+
+
+def box_of(path):
+    return load(path).crop((0, 0, 9, 9) if Path(path).parent.name == "cat" else (9, 9, 20, 20))
 
 
 class Loader:
@@ -91,14 +100,31 @@ class TestLoaders:
         used[0]
         assert Sources.from_dataset(used).digests() == digests[1]
 
-    def test_a_function_is_known_by_its_name(self, folder):
-        """So its images needn't be decoded at each start."""
-        for path, _ in ImageFolder(folder).samples:
-            Path(path).write_bytes(Path(path).read_bytes()[:50])  # no decoder would take it
-        assert len(set(Sources.from_dataset(ImageFolder(folder, loader=load_well)).digests())) == 10
+    def test_images_of_a_function_with_a_name_are_decoded_once(self, folder, monkeypatch):
+        monkeypatch.setattr(images, "_SETTLED_NS", -1)
+        cache, sources = {}, Sources.from_dataset(ImageFolder(folder, loader=load_well))
+        digests = sources.digests(cache=cache)
+        assert len(set(digests)) == len(cache) == 10
+        plain, lazy = (
+            Sources.from_dataset(ImageFolder(folder, **given)) for given in ({}, {"loader": lambda path: None})
+        )
+        assert not {*plain.digests(cache=cache)} & {*digests}
+        monkeypatch.setattr(Sources, "image", None)
+        assert sources.digests(cache=cache) == digests
+        with pytest.raises(TypeError):
+            lazy.digests(cache=cache)
 
-    def test_one_that_draws_at_random_is_noticed(self, folder):
-        sources = Sources.from_dataset(ImageFolder(folder, loader=partial(noisy, 255)))
+    def test_one_that_looks_at_the_path_is_believed(self, folder, tmp_path):
+        shutil.copy(folder / "cat" / "0.png", folder / "dog" / "0.png")
+        sources = Sources.from_dataset(ImageFolder(folder, loader=box_of))
+        assert sources.digest(0) != sources.digest(5)
+        for i, box in (0, (0, 0, 9, 9)), (5, (9, 9, 20, 20)):
+            crop = Image.open(folder / "cat" / "0.png").crop(box)
+            assert sources.image(i, sources.digest(i)).tobytes() == crop.tobytes()
+
+    @pytest.mark.parametrize("loader", [partial(noisy, 255), random_shade])
+    def test_one_that_draws_at_random_is_noticed(self, folder, loader):
+        sources = Sources.from_dataset(ImageFolder(folder, loader=loader))
         with pytest.raises(UnreadableImage, match="another image than when this run began. If it wasn't edited: draw"):
             sources.image(0, sources.digest(0))
 

@@ -98,6 +98,11 @@ class Job:
         else:
             name, checkpoint = self.request.generator_name, recorded["checkpoint"]
             known = checkpoint if _made_by(checkpoint, name) else name, recorded["image_size"]
+            if known[0].startswith("local@") and name != "tiny" and not os.path.isdir(name):
+                warn(
+                    f"generator {name!r} is no folder here, so that nothing tells whether it made the images in "
+                    f"{self.store.root}: they are taken for its own. They were made by {checkpoint}."
+                )
         return self.request.settings(*known, recorded_guidance=(recorded or {}).get("guidance_scale"))
 
     def _plan(self) -> Plan:

@@ -1,7 +1,7 @@
 """A Stable unCLIP pipeline as a generator: one source embedding, one prompt and one key a row."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ..transforms import Compose
 
 __all__ = ["StableUnCLIPGenerator"]
+
+# Images or prompts at once, always: in batches of other sizes kernels add up in another order, and with several threads
+# on a CPU in other places of a batch as well.
+_ENCODED = {"cpu": 1, "cuda": 8}
 
 
 class StableUnCLIPGenerator:
@@ -165,7 +169,7 @@ class StableUnCLIPGenerator:
 
     @undisturbed
     def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
-        """The image encoder's embeddings, each a function of its image alone (to within rounding).
+        """The image encoder's embeddings, each a function of its image alone.
 
         Args:
             images: RGB images of any size, PIL or uint8 (3, H, W).
@@ -182,7 +186,8 @@ class StableUnCLIPGenerator:
             return torch.empty(0, self.embed_dim)
         inputs = self.pipe.feature_extractor(images=[to_pil(image) for image in images], return_tensors="pt")
         encoder = self.pipe.image_encoder
-        return encoder(inputs.pixel_values.to(encoder.device, encoder.dtype)).image_embeds.float().cpu()
+        pixels = inputs.pixel_values.to(encoder.device, encoder.dtype)
+        return self._encoded(lambda chunk: encoder(torch.stack(chunk)).image_embeds, list(pixels))
 
     @undisturbed
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -202,7 +207,14 @@ class StableUnCLIPGenerator:
             return torch.empty(0, self.pipe.tokenizer.model_max_length, self._prompt_dim)
         self._warn_if_long(prompts)
         with without_messages():
-            return self.pipe.encode_prompt(prompts, self.device, 1, False)[0].float().cpu()
+            return self._encoded(lambda chunk: self.pipe.encode_prompt(chunk, self.device, 1, False)[0], prompts)
+
+    def _encoded(self, encode: Callable[[list[Any]], Tensor], rows: Sequence[Any]) -> Tensor:
+        """`encode` of the rows in batches of one size, the last one padded; float32, on the CPU."""
+        size = _ENCODED.get(self.device.type, 1)
+        padded = [*rows, *[rows[-1]] * (-len(rows) % size)]
+        chunks = [padded[start : start + size] for start in range(0, len(padded), size)]
+        return torch.cat([encode(chunk).float().cpu() for chunk in chunks])[: len(rows)]
 
     def _warn_if_long(self, prompts: Sequence[str]) -> None:
         limit = self.pipe.tokenizer.model_max_length

@@ -211,8 +211,8 @@ class Sources:
     def digest(self, i: int, cache: DigestCache | None = None) -> str:
         """32 hex characters, a function of the image's content: its file's bytes if it is one, else its RGB pixels.
 
-        Of an ImageFolder with a loader of its own, that is a function with a name, the name counts as well (but not
-        what is in it); with any other loader (a partial, a lambda, an object) the pixels that it makes count.
+        With a loader of the user's own the pixels that it makes count. If that is a function with a name, they are
+        taken from the cache as long as the file and the name are the same.
 
         Args:
             cache: {(absolute path, size, times and inode): digest}; files found there are not read, others are entered.
@@ -223,7 +223,13 @@ class Sources:
         leaf, index = self._leaf(i)
         with readable(self.name(i)):
             found = leaf.digest(index, cache)
-        return found or _pixel_digest(self.image(i))
+        entry = None if found or cache is None else leaf.entry(index)
+        if entry and entry in cache:
+            return cache[entry]
+        digest = found or _pixel_digest(self.image(i))
+        if entry and entry == leaf.entry(index):
+            cache[entry] = digest
+        return digest
 
     def digests(
         self,

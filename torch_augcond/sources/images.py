@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "check_real",
     "check_regular",
     "check_size",
+    "entry_through",
     "file_digest",
     "hash_bytes",
     "open_image",
@@ -196,16 +197,29 @@ def _entry(path: str, status: os.stat_result) -> tuple[str, int, str]:
     return os.path.abspath(path), status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
 
+def _is_settled(status: os.stat_result) -> bool:
+    """Before it is read. A disk that counts whole seconds, or makes up inodes and times, can't tell files apart."""
+    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS and status.st_ctime_ns % 10**9 > 0
+
+
+def entry_through(path: str, loader: str) -> tuple[str, int, str] | None:
+    """By what a cache knows the image that a loader of that name makes of a file; None while it may change unseen."""
+    with suppress(OSError):
+        if _is_settled(status := os.stat(path)):
+            path, size, state = _entry(path, status)
+            return path, size, f"{state} {loader}"
+    return None
+
+
 def file_digest(path: str, cache: DigestCache | None) -> str:
     if cache is not None and (entry := _entry(path, os.stat(path))) in cache:
         return cache[entry]
     with _open_regular(path) as file:
         status = os.fstat(file.fileno())  # of what is read: the path may lead elsewhere by now
+        settled = _is_settled(status)
         check_real(file.read(64))
         file.seek(0)
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-    settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS
-    # A disk that counts whole seconds, or that makes up inodes and times, can't tell files apart.
-    if cache is not None and settled and status.st_ctime_ns % 10**9:
+    if cache is not None and settled:
         cache[_entry(path, status)] = digest
     return digest

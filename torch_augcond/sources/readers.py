@@ -12,7 +12,17 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..checks import as_indices, listed
-from .images import DigestCache, as_pil, check_header, check_regular, file_digest, hash_bytes, open_image, to_rgb
+from .images import (
+    DigestCache,
+    as_pil,
+    check_header,
+    check_regular,
+    entry_through,
+    file_digest,
+    hash_bytes,
+    open_image,
+    to_rgb,
+)
 from .labels import as_label, is_int
 from .layers import DEFAULT_LOADERS, image_transforms_off, transforms_all, transforms_off
 
@@ -45,26 +55,25 @@ class _Folder:
         return os.fspath(self.dataset.samples[index][0])
 
     def read(self, index: int) -> tuple[Any, str | None]:
-        """The image and its `digest`, if it has one: of the very bytes that were decoded, or looked at after."""
+        """The image and its `digest`, if it has one: of the very bytes that were decoded."""
         path = self.dataset.samples[index][0]
         if self.dataset.loader in DEFAULT_LOADERS:
             return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_regular(path)
         check_header(path)
-        return self.dataset.loader(path), self.digest(index)
+        return self.dataset.loader(path), None
 
     def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
-        """Of a file's bytes, and of a user's own loader by its name: another one may see another image in them.
+        """Of a file's bytes. None with a user's own loader: what it makes of them may depend on the path, too."""
+        path = self.dataset.samples[index][0]
+        is_read = self.dataset.loader in DEFAULT_LOADERS and os.path.isfile(path)
+        return file_digest(path, cache) if is_read else None
 
-        None where the name doesn't stand for what the loader does: then only the image tells.
-        """
-        path, loader = self.dataset.samples[index][0], self.dataset.loader
-        named = loader in DEFAULT_LOADERS or _is_named(loader)
-        if not named or not os.path.isfile(path):
-            return None
-        digest = file_digest(path, cache)
+    def entry(self, index: int) -> tuple[str, int, str] | None:
+        """By what a cache knows the image, where a loader of the user's own has a name that stands for it."""
+        loader = self.dataset.loader
         # Without its module, which is another one where a script is imported and not run.
-        return digest if loader in DEFAULT_LOADERS else hash_bytes(f"{digest} {loader.__qualname__}".encode())
+        return entry_through(self.path(index), loader.__qualname__) if _is_named(loader) else None
 
     def another_label(self, indices: np.ndarray, change: Callable[[int], Any], progress: Progress) -> None:
         return None  # torchvision's own `__getitem__`
@@ -164,6 +173,9 @@ class _Items:
         return image, None
 
     def digest(self, index: int, cache: DigestCache | None = None) -> None:
+        return None
+
+    def entry(self, index: int) -> None:
         return None
 
     def _label(self, index: int) -> Any:
