@@ -23,7 +23,7 @@ KINDS = {
     "digests": ".augcond-digests-*",
     "failures": ".augcond-failures-*",
     "settings": ".augcond.json",
-    "stock": ".augcond-stock",
+    "stock": ".augcond-stock-*",
 }
 
 

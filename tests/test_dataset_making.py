@@ -1,5 +1,6 @@
 """AugConditionedSynthetic: how many images, of what configuration, and what happens when some can't be made."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -334,11 +335,12 @@ def test_a_set_is_recognised_by_its_generators_name(tmp_path, monkeypatch):
 
 
 def test_a_generator_that_may_be_another_one_is_said(real, tmp_path):
-    generator = FakeGenerator()
-    generator.fingerprint = "local@0123"
-    make(real, tmp_path / "set", generator=generator)
-    with pytest.warns(UserWarning, match="'some/other' is no folder here, .* They were made by local@0123"):
-        make(real, tmp_path / "set", generator="some/other")
+    generator, names = FakeGenerator(), {"local@0123": "is no folder here", "some/other@0+UniPC": "'UniPC' are some"}
+    for fingerprint, reason in names.items():
+        generator.fingerprint = fingerprint
+        make(real, tmp_path / fingerprint, generator=generator)
+        with pytest.warns(UserWarning, match=f"'some/other' .*{reason}.* were made by {re.escape(fingerprint)}"):
+            make(real, tmp_path / fingerprint, generator="some/other")
 
 
 @pytest.mark.parametrize("generate", [True, False])

@@ -106,7 +106,7 @@ def test_pickles_are_never_loaded(tmp_path):
     canary.unlink()
     torch.save(Canary(canary), tmp_path / "torch")
     names = [".augcond-embeds-0.safetensors", ".augcond-digests-0.safetensors", ".augcond-failures-0.jsonl"]
-    names += [".augcond-stock", f"{EmbeddingCache(job.store.root, job.generator.fingerprint).prefix}0.safetensors"]
+    names += [".augcond-stock-0", f"{EmbeddingCache(job.store.root, job.generator.fingerprint).prefix}0.safetensors"]
     names += ["cat/weights.pt", "cat/" + "0" * 32 + ".png", "dog/" + "1" * 32 + ".jpg", ".augcond-tmp-x-turn-0"]
     for turn, name in enumerate(names):
         (job.store.root / name).write_bytes([song, (tmp_path / "torch").read_bytes()][turn % 2])
@@ -143,8 +143,8 @@ def test_links_are_not_followed_and_loops_end(tmp_path):
     }  # fmt: skip
     for link, target in links.items():
         link.symlink_to(target)
-    (root / ".augcond-stock").unlink()
-    (root / ".augcond-stock").symlink_to(outside / "secret")
+    min(root.glob(".augcond-stock-*")).unlink()
+    (root / ".augcond-stock-0").symlink_to(outside / "secret")
     os.mkfifo(root / "cat" / ("2" * 32 + ".png"))
     os.mkfifo(root / ".augcond-digests-1.safetensors")
     with warnings.catch_warnings():

@@ -197,7 +197,7 @@ def test_failures_that_nobody_wrote_are_left_out(real, tmp_path, lines):
 @pytest.mark.parametrize("record", [{}, {"folders": 5, "extension": "png"}, {"folders": [[1]], "extension": "png"}])
 def test_a_stock_that_nobody_took_misses_nothing(real, tmp_path, record):
     job_of(real, tmp_path / "set")
-    (tmp_path / "set" / ".augcond-stock").write_bytes(seal_with(bytes(80), record))
+    (tmp_path / "set" / ".augcond-stock-0").write_bytes(seal_with(bytes(80), record))
     assert not problems(tmp_path / "set")
 
 

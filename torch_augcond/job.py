@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -98,11 +98,8 @@ class Job:
         else:
             name, checkpoint = self.request.generator_name, recorded["checkpoint"]
             known = checkpoint if _made_by(checkpoint, name) else name, recorded["image_size"]
-            if known[0].startswith("local@") and name != "tiny" and not os.path.isdir(name):
-                warn(
-                    f"generator {name!r} is no folder here, so that nothing tells whether it made the images in "
-                    f"{self.store.root}: they are taken for its own. They were made by {checkpoint}."
-                )
+            if doubt := _doubt(known[0], name):
+                warn(f"{doubt}. The images in {self.store.root} were made by {checkpoint} and are taken for its own.")
         return self.request.settings(*known, recorded_guidance=(recorded or {}).get("guidance_scale"))
 
     def _plan(self) -> Plan:
@@ -174,9 +171,10 @@ class Job:
         """Which images of the plan are there, bool (N,)."""
         return self.store.present(self.plan)
 
-    def given_up(self) -> np.ndarray:
-        """Which images of the plan are missing because they failed, bool (N,)."""
-        failed = [bytes.fromhex(key) for key in self.store.failures()]
+    def given_up(self, before: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Which images of the plan are missing because they failed, bool (N,); not by the failures ``before``."""
+        before, now = before or {}, self.store.failures()
+        failed = [bytes.fromhex(key) for key, record in now.items() if before.get(key) != record]
         return np.isin(self.plan.keys.view("V16")[:, 0], np.array(failed, "V16"))
 
     def digest(self) -> str:
@@ -205,7 +203,7 @@ class Job:
         """
         from .generate import Report, generate
 
-        mine = owners(self.plan.keys, shard[1]) == shard[0]
+        mine, failures = owners(self.plan.keys, shard[1]) == shard[0], self.store.failures() if retry else {}
         present, failed = self.present(), self.given_up() & (not retry)
         todo = int((mine & ~present & ~failed).sum())
         before = Report(0, int((mine & present).sum()), int((mine & failed).sum()), todo)
@@ -232,13 +230,17 @@ class Job:
             progress=self._progress,
         )
         there = self.present()
-        gone = np.zeros_like(there) if report.untried else self._gone(mine & ~there)
+        gone = np.zeros_like(there) if report.untried else self._gone(mine & ~there, failures)
         self.store.take_stock(self.plan, there | gone)
         return replace(report, gone=int(gone.sum()))
 
-    def _gone(self, missing: np.ndarray) -> np.ndarray:
-        """Which of the images that are not there, though a run has ended that made them or found them made."""
-        gone = missing & ~self.given_up()
+    def _gone(self, missing: np.ndarray, failures: Mapping[str, Any]) -> np.ndarray:
+        """Which of the images that are not there, though a run has ended that made them or found them made.
+
+        Args:
+            failures: Of before, each of which the run has tried again.
+        """
+        gone = missing & ~self.given_up(failures)
         for row in np.flatnonzero(gone).tolist():  # a list of names may lag behind what others have written
             gone[row] = not self.store.has(self.sources.class_of[int(self.plan.labels[row])], self.plan[row].key)
         if gone.any():
@@ -285,6 +287,15 @@ def _made_by(fingerprint: str, name: str) -> bool:
             # What follows a "+" are options of loading; whether they are the same is known once it is loaded.
             return fingerprint.partition("+")[0] == find_checkpoint(name).fingerprint
     return fingerprint.partition("@")[0] in MIRRORS.get(name, (name, "local"))
+
+
+def _doubt(fingerprint: str, name: str) -> str | None:
+    """Why the generator of that name may have another fingerprint."""
+    if "+" in fingerprint:
+        return f"generator={name!r} has no options, and {fingerprint.partition('+')[2]!r} are some"
+    if fingerprint.startswith("local@") and name != "tiny" and not os.path.isdir(name):
+        return f"generator={name!r} is no folder here, so nothing tells which images are its own"
+    return None
 
 
 def _warn_if_slow(generator: "Generator", images: int, steps: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,7 +17,7 @@ import torch
 from ..checks import one_of
 from ..plan import Settings
 from . import config, scan
-from .disk import explained, is_regular, make_folder, publish, sweep, sync_folder
+from .disk import explained, is_regular, make_folder, move, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
 from .names import aside_of, escape_class, unescape_class
@@ -286,7 +285,7 @@ class Store:
             if os.path.lexists(target) and (why != "stale" or not self._is_whole(path)):
                 target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
             with suppress(FileNotFoundError):
-                shutil.move(path, target)
+                move(path, target, self.aside)
                 moved = True
         if path.parent != self.root:
             with suppress(OSError):  # an empty folder would be a class without images; one that isn't empty stays
@@ -349,6 +348,8 @@ class Store:
         yield from ((path, "it is gone") for path in self._stock.missing() if path not in damaged)
         if repair:
             sweep(self.root)
+            if self.aside.is_dir():
+                sweep(self.aside)
             for folder in scan.folders(self.root):
                 with suppress(OSError):
                     os.rmdir(folder.path)
@@ -372,9 +373,14 @@ class Store:
         self._failures.add(recipe, reason)
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """The last failure of each image that is still missing: {key: {"time", "class_name", "prompt", "reason"}}."""
+        """The last failure of each image that is still missing: {key: {"time", "class_name", "prompt", "reason"}}.
+
+        One that was made after it failed, and has gone since, is missing for another reason.
+        """
         latest = self._failures.latest()
-        return {k: record for k, record in latest.items() if not self.has(record["class_name"], k)}
+        missing = {k: record for k, record in latest.items() if not self.has(record["class_name"], k)}
+        seen = self._stock.last_seen(list(missing)) if missing else ()
+        return {k: record for (k, record), when in zip(missing.items(), seen, strict=True) if record["time"] > when}
 
     def embeddings(self, fingerprint: str) -> EmbeddingCache:
         """The cache of what the generator with this fingerprint has computed."""

@@ -188,6 +188,25 @@ def written(
             temp.unlink()
 
 
+def move(path: Path, target: Path, root: Path) -> None:
+    """Gives a file another name, in the place of what had it; a link or a folder too.
+
+    To another file system it is copied, by way of a temporary one in ``root``, and goes once the copy is on the disk.
+    """
+    try:
+        os.replace(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if not is_regular(path):
+            shutil.move(path, target)
+            return
+        with open(path, "rb") as source, written(target, root) as file:
+            shutil.copyfileobj(source, file)
+        sync_folder(target.parent)
+        path.unlink()
+
+
 def temp_path(root: Path, mark: str = "-") -> Path:
     """A name for a temporary file, which `sweep` removes once this process is dead."""
     return root / f"{TEMP_PREFIX}{host()}-{os.getpid()}{mark}{_life(os.getpid())}{secrets.token_hex(4)}"

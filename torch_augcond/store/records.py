@@ -1,17 +1,18 @@
 """What a set remembers beside its images: why some could not be made, and which there were when it was last filled."""
 
+import hashlib
 import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .disk import MAX_METADATA, publish, read_regular, seal_with, unseal_with
+from .disk import MAX_METADATA, publish, read_regular, seal_with, sync_folder, unseal_with
 from .imagefile import extension
 from .names import aside_of, escape_class
 from .scan import images, metadata
@@ -59,39 +60,54 @@ def _is_failure(record: Any) -> bool:
 class Stock:
     """Which images there were when the set was last filled: what is gone since then is missed.
 
-    Whoever asks for fewer takes none off the list that is still there.
+    Whoever asks for fewer takes none off the list that is still there. A list is a file that is named after its content
+    and takes the place of those it was made from, so of two processes that end together neither loses the other's.
     """
 
-    name = ".augcond-stock"
+    prefix = ".augcond-stock-"
 
     def __init__(self, root: Path):
-        self._root, self._path = root, root / self.name
+        self._root = root
 
     def take(self, plan: "Plan", present: np.ndarray) -> None:
         """Writes down the images of ``plan`` that are there, and others on the list that are, unless that is done."""
         ending = extension(plan.settings.image_size)
         keys = np.ascontiguousarray(plan.keys).view("S16")[:, 0]
-        there = {escape_class(name): keys[rows][present[rows]] for name, rows in plan.by_class()}
+        there = {escape_class(name): np.sort(keys[rows][present[rows]]) for name, rows in plan.by_class()}
+        old = metadata(self._root, self.prefix)
+        if not self._is(old, _sealed(ending, there)):
+            listed = self._listed(old)[1]
+            known = {folder: self._with_surplus(folder, there.get(folder, _NONE), listed[folder]) for folder in listed}
+            self._replace(old, _sealed(ending, there | known))
+
+    def _is(self, files: list[Path], data: bytes) -> bool:
+        """Whether this is all that the files hold."""
         with suppress(OSError, ValueError):
-            if read_regular(self._path, MAX_METADATA) == _sealed(ending, there):
-                return
-        listed = self._listed()[1]
-        known = {folder: self._with_surplus(folder, there.get(folder, _NONE), listed[folder]) for folder in listed}
-        if (data := _sealed(ending, there | known)) != _sealed(ending, listed):
-            publish(data, self._path, self._root)
+            return files == [self._path(data)] and read_regular(files[0], MAX_METADATA) == data
+        return False
+
+    def _path(self, data: bytes) -> Path:
+        return self._root / f"{self.prefix}{hashlib.blake2b(data, digest_size=8).hexdigest()}"
+
+    def _replace(self, old: list[Path], data: bytes) -> None:
+        if not self._is(old, data):
+            publish(data, path := self._path(data), self._root)
+            sync_folder(self._root)
+            for file in old:
+                if file != path:
+                    file.unlink(missing_ok=True)
 
     def _with_surplus(self, folder: str, there: np.ndarray, listed: np.ndarray) -> np.ndarray:
-        """These keys, and others on the list that are there; the list itself where that is the same, in any order."""
+        """These keys, and others on the list that are there."""
         surplus = np.isin(listed, there, invert=True)
         if surplus.any():
             found = {name[:32] for name in images(self._root / folder)}
             surplus[surplus] = [key.hex() in found for key in _as_bytes(listed[surplus])]
-        joined = np.concatenate([there, listed[surplus]])
-        return listed if len(joined) == len(listed) and np.isin(joined, listed).all() else joined
+        return np.union1d(there, listed[surplus])
 
     def missing(self) -> Iterator[Path]:
         """The images on the list that are gone, but for stale ones; none where there is no list, or it is damaged."""
-        ending, listed = self._listed()
+        ending, listed = self._listed(metadata(self._root, self.prefix))
         for folder, keys in listed.items():
             there = set(images(self._root / folder)) if (self._root / folder).is_dir() else set()
             names = [f"{key.hex()}.{ending}" for key in _as_bytes(keys)]
@@ -99,17 +115,27 @@ class Stock:
                 there |= set(images(aside_of(self._root) / "stale" / folder))
             yield from (self._root / folder / name for name in names if name not in there)
 
-    def _listed(self) -> tuple[str, dict[str, np.ndarray]]:
-        """The ending of the images on the list, and {folder: keys}."""
-        listed = {}
-        try:
-            record, data = unseal_with(read_regular(self._path, MAX_METADATA))
-            keys = np.frombuffer(data, "S16")
-            for folder, count in record["folders"]:
-                listed[str(folder)], keys = keys[: int(count)], keys[int(count) :]
-            return str(record["extension"]), listed
-        except (ValueError, TypeError, KeyError, FileNotFoundError):
-            return "", {}
+    def last_seen(self, keys: Sequence[str]) -> np.ndarray:
+        """When the last list with each of these images was written, float64 (N,), in seconds; 0 for none."""
+        times, wanted = np.zeros(len(keys)), np.array([bytes.fromhex(key) for key in keys], "S16")
+        for path in metadata(self._root, self.prefix):
+            with suppress(FileNotFoundError):
+                written, listed = path.stat().st_mtime, self._listed([path])[1].values()
+                there = np.isin(wanted, np.concatenate([_NONE, *listed]))
+                times[there] = np.maximum(times[there], written)
+        return times
+
+    def _listed(self, files: Sequence[Path]) -> tuple[str, dict[str, np.ndarray]]:
+        """The ending of the images on the lists, and {folder: keys}; what is damaged is left out."""
+        ending, listed = "", {}
+        for file in files:
+            with suppress(ValueError, TypeError, KeyError, FileNotFoundError):
+                record, data = unseal_with(read_regular(file, MAX_METADATA))
+                keys, ending = np.frombuffer(data, "S16"), str(record["extension"])
+                for name, count in record["folders"]:
+                    here, keys = keys[: int(count)], keys[int(count) :]
+                    listed[str(name)] = np.union1d(listed[str(name)], here) if str(name) in listed else here
+        return ending, listed
 
 
 def _sealed(ending: str, listed: dict[str, np.ndarray]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 from ..plan import Settings, canonical
 from .disk import MAX_METADATA, TEMP_PREFIX, read_regular, unseal, unseal_with
 from .embedding_cache import damage
-from .imagefile import Corrupt, check, read_provenance
+from .imagefile import Corrupt, check, is_synthetic, read_provenance
 from .names import LOST_FOUND, escape_class
 
 CONFIG = ".augcond.json"
@@ -27,6 +27,7 @@ LINK = "it is a link, which an ImageFolder would follow"
 OTHER_SET = "it is an image of another set"
 FOREIGN = (NO_IMAGE, NO_CLASS, LINK, OTHER_SET)  # what somebody else has put there
 _ASKED = 1000
+_TRIED = 8  # images of a folder, the first of which may be damaged
 IMAGE = re.compile(r"[0-9a-f]{32}\.(png|jpg)")
 
 
@@ -71,13 +72,25 @@ def metadata(root: Path, prefix: str) -> list[Path]:
 
 
 def foreign(root: Path) -> str | None:
-    """A name in ``root`` that no set has."""
+    """A name in ``root`` that no set has, or an image that none of ours is among the first ones of its folder."""
     for entry in entries(root):
-        inside = entries(entry.path) if entry.is_dir(follow_symlinks=False) else [entry]
+        is_class = entry.is_dir(follow_symlinks=False)
+        inside = entries(entry.path) if is_class else [entry]
         for other in inside[:1]:
             if not IMAGE.fullmatch(other.name) and other.path != os.path.join(root, EXPORTED):
                 return os.path.relpath(other.path, root)
+        if is_class and inside and not any(map(_is_ours, inside[:_TRIED])):
+            return os.path.relpath(inside[0].path, root)
     return None
+
+
+def _is_ours(entry: os.DirEntry) -> bool:
+    """Whether it begins as our images do: photographs may be named after digests, too."""
+    with suppress(OSError):
+        if entry.is_file(follow_symlinks=False):
+            with open(entry.path, "rb") as file:
+                return is_synthetic(file.read(64))
+    return False
 
 
 def settings(root: Path) -> dict | None:

@@ -1,0 +1,164 @@
+"""What a set remembers of its images, by somebody who takes some away at the wrong moment."""
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import FakeGenerator, paint
+from faults import contents, job_of, paint_sources, problems
+
+from torch_augcond import AugConditionedSynthetic
+from torch_augcond.sources import Sources, UnreadableImage
+from torch_augcond.store import disk, records
+from torch_augcond.store.records import Stock
+
+
+@pytest.fixture
+def real(tmp_path):
+    paint_sources(tmp_path / "real")
+    return tmp_path / "real"
+
+
+def hiccup(sources, i, digest=None):
+    raise UnreadableImage(sources.name(i), "OSError: the disk is away for a moment")
+
+
+class Thief(FakeGenerator):
+    """Takes three finished images away while the second batch is made."""
+
+    root: Path
+
+    def generate(self, image_embeds, *rest, **options):
+        if len(self.batches) == 2:
+            for path in sorted(self.root.glob("*/*.png"))[:3]:
+                path.unlink()
+        return super().generate(image_embeds, *rest, **options)
+
+
+def test_images_that_failed_before_and_go_during_a_run_are_missed(real, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "image", hiccup)
+        assert job_of(real, tmp_path / "set", augmentation="real").make().failed == 12
+    thief = Thief()
+    thief.root = tmp_path / "set"
+    with pytest.warns(UserWarning, match="3 finished images have gone"):
+        report = job_of(real, tmp_path / "set", thief, augmentation="real").make(batch_size=4)
+    assert (report.made, report.gone) == (12, 3) and list(problems(tmp_path / "set").values()) == ["it is gone"] * 3
+
+
+def test_a_failure_that_has_passed_doesnt_outlive_the_image(real, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "image", hiccup)
+        job_of(real, tmp_path / "set", augmentation="real").make()
+    job = job_of(real, tmp_path / "set", augmentation="real")
+    assert job.make().made == 12 and not job.store.failures()
+    path = min((tmp_path / "set" / "cat").iterdir())
+    path.unlink()
+    assert not job.store.failures() and not job.given_up().any() and job.owed(1).sum() == 1
+    job.store.record_failure(next(recipe for recipe in job.plan if recipe.key == path.stem), "another reason")
+    assert job.store.failures()[path.stem]["reason"] == "another reason"
+    assert job.make(retry=False).made == 0 and job.make().made == 1
+
+
+def test_of_two_lists_written_at_once_none_is_lost(real, tmp_path, monkeypatch):
+    job = job_of(real, tmp_path / "set", num_per_class={"cat": 4})
+    other = job_of(real, tmp_path / "set", num_per_class={"dog": 4})
+    really = records.publish
+
+    def late(*inputs, **options):
+        """Between reading the old list and writing the new one, another process ends."""
+        monkeypatch.setattr(records, "publish", really)
+        other.make()
+        really(*inputs, **options)
+
+    job_of(real, tmp_path / "set", num_per_class={"cat": 2}).make()
+    monkeypatch.setattr(records, "publish", late)
+    job.make()
+    paths = list((tmp_path / "set").glob("*/*.png"))
+    for path in paths:
+        path.unlink()
+    assert len(paths) == 8 and list(problems(tmp_path / "set").values()) == ["it is gone"] * 8
+
+
+def test_lists_become_one_again(real, tmp_path):
+    job = job_of(real, tmp_path / "set")
+    job.make()
+    whole, (path,) = contents(tmp_path / "set"), (tmp_path / "set").glob(f"{Stock.prefix}*")
+    job_of(real, tmp_path / "few", num_per_class=3).make()
+    shutil.copy(*(tmp_path / "few").glob(f"{Stock.prefix}*"), tmp_path / "set")
+    path.with_name(f"{Stock.prefix}0").write_bytes(b"damaged")
+    assert len(list((tmp_path / "set").glob(f"{Stock.prefix}*"))) == 3
+    job.make()
+    assert contents(tmp_path / "set") == whole
+    assert np.array_equal(job.store._stock.last_seen([job.plan[0].key, "0" * 32]) > 0, [True, False])
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_what_is_set_aside_on_another_disk_is_there_before_it_is_not_here(real, tmp_path, monkeypatch, stop):
+    """The root is a mount of its own, and the place beside it isn't."""
+    job_of(real, tmp_path / "set").make()
+    whole, done = contents(tmp_path / "set"), []
+    really = {name: getattr(os, name) for name in ("replace", "fsync", "unlink")}
+
+    def replace(source, target):
+        if (".aside" in os.fspath(target)) != (".aside" in os.fspath(source)):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        really["replace"](source, target)
+
+    def noted(name):
+        def call(*inputs, **options):
+            done.append(name)
+            if stop and name == "unlink":
+                raise KeyboardInterrupt
+            return really[name](*inputs, **options)
+
+        return call
+
+    def unlink(path, missing_ok=False):
+        if missing_ok or ".aside" in str(path):
+            return really["unlink"](path) if path.exists() else None
+        return noted("unlink")(path)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(disk, "is_regular", lambda path: done.append("begin") or True)
+    monkeypatch.setattr(os, "fsync", noted("fsync"))
+    monkeypatch.setattr(Path, "unlink", lambda path, **options: unlink(path, **options))
+    path = min((tmp_path / "set" / "cat").iterdir())
+    paint(real / "cat" / "0.png", "another cat")
+    try:
+        with pytest.warns(UserWarning, match="were set aside"):
+            job_of(real, tmp_path / "set")
+    except KeyboardInterrupt:
+        assert stop
+    start = done.index("begin")
+    assert "".join(name[0] for name in done[start:]).startswith("bffu")  # file, folder, and only then
+    monkeypatch.undo()
+    for i in range(3):
+        paint(real / "cat" / f"{i}.png", f"cat {i}")
+    job_of(real, tmp_path / "set").make()
+    assert contents(tmp_path / "set") == whole and path.exists()
+
+
+def test_photographs_that_are_named_after_digests_are_no_set(real, tmp_path):
+    for i in range(3):
+        paint(tmp_path / "photographs" / "cat" / f"{i:032x}.png", f"cat {i}")
+    before = contents(tmp_path / "photographs")
+    with pytest.raises(ValueError, match="or a set made by this package, but .*photographs holds 'cat/0{32}.png'"):
+        job_of(real, tmp_path / "photographs")
+    assert contents(tmp_path / "photographs") == before and not (tmp_path / "photographs.aside").exists()
+
+
+def test_one_process_tries_again_what_was_made_and_damaged(real, tmp_path, monkeypatch):
+    from torchvision.datasets import ImageFolder
+
+    options = {"generator": FakeGenerator(), "root": tmp_path / "set", "num_per_image": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "image", hiccup)
+        job_of(real, tmp_path / "set", num_per_class=None, num_per_image=1).make()
+    synthetic = AugConditionedSynthetic(ImageFolder(real), **options)
+    assert len(synthetic) == 6
+    Path(synthetic.samples[0][0]).unlink()
+    assert len(AugConditionedSynthetic(ImageFolder(real), **options)) == 6
