@@ -25,6 +25,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from torch_augcond.generators.options import keep_own_scheduler
+
 _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SCHEDULERS = {
@@ -56,6 +58,7 @@ def make_pipeline(
             vae=_vae(size),
         )
     pipe.set_progress_bar_config(disable=True)
+    keep_own_scheduler(pipe)  # as of one that was loaded
     return pipe
 
 

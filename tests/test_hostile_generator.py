@@ -5,13 +5,14 @@ import math
 import pickle
 import re
 import resource
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from PIL import Image
-from pipelines import make_pipeline
+from pipelines import make_pipeline, save_pipeline
 
-from torch_augcond import EmbedDropout, StableUnCLIPGenerator
+from torch_augcond import EmbedDropout, StableUnCLIPGenerator, generators, load_generator
 
 KEYS = torch.tensor([3, 5])
 
@@ -100,3 +101,53 @@ def test_a_strip_is_encoded_by_its_middle_in_little_memory():
 def test_what_cannot_be_encoded(method, given, match):
     with pytest.raises(TypeError, match=match):
         getattr(make_generator(), method)(given)
+
+
+def test_the_scheduler_is_always_known(monkeypatch):
+    pipe = make_pipeline("ddim")
+    own = StableUnCLIPGenerator(pipe, fingerprint="test@0").fingerprint
+    twice = [StableUnCLIPGenerator(pipe, fingerprint="test@0", scheduler="unipc").fingerprint for _ in range(2)]
+    assert own == "test@0" and twice[0] == twice[1] == StableUnCLIPGenerator(pipe, fingerprint="test@0").fingerprint
+    assert re.fullmatch(r"test@0\+UniPC\w+-\w+", twice[0])
+    vars(pipe).pop("_own_scheduler")  # a pipeline of the user's own
+    assert StableUnCLIPGenerator(pipe, fingerprint="test@0").fingerprint == twice[0]
+    with pytest.raises(ValueError, match=r"without a \+, but got .* take its `checkpoint`"):
+        StableUnCLIPGenerator(pipe, fingerprint=twice[0])
+
+
+@pytest.mark.parametrize("part", ["vae", "unet", "tokenizer"])
+def test_a_part_that_was_replaced_is_refused(part):
+    generator = make_generator()
+    embeds, prompts = everything(generator)[:2]
+    setattr(generator.pipe, part, getattr(make_pipeline("ddim", seed=1), part))
+    images = [Image.new("RGB", (8, 8))]
+    calls = [lambda: generator.encode_images(images), lambda: generator.encode_prompts(["a"])]
+    calls += [lambda: generator.generate(embeds, prompts, KEYS, guidance_scale=2.0, num_inference_steps=1)]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"`pipe` must keep the parts .* but '{part}' was replaced"):
+            call()
+    twin = copy.deepcopy(make_generator())
+    assert everything(twin)[0].shape == embeds.shape
+
+
+def test_threads_share_a_generator():
+    generator = make_generator(cache_interval=3)
+    inputs = [(torch.randn(2, 32), generator.encode_prompts(["a", "b"]), torch.tensor([i, -i - 1])) for i in range(4)]
+    run = lambda given: generator.generate(*given, guidance_scale=2.0, num_inference_steps=8)  # noqa: E731
+    expected = [run(given) for given in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for found, image in zip(pool.map(run, inputs * 3), expected * 3, strict=True):
+            assert found.equal(image)
+
+
+def test_a_folder_that_changes_while_it_is_loaded(tmp_path, monkeypatch):
+    folder = save_pipeline(tmp_path / "mine")
+    load, weights = generators._load_pipeline, next((folder / "unet").glob("*.safetensors"))
+
+    def training(*inputs):
+        weights.write_bytes(weights.read_bytes())
+        return load(*inputs)
+
+    monkeypatch.setattr(generators, "_load_pipeline", training)
+    with pytest.raises(ValueError, match="must stay as it is while it is loaded, but .*mine' has changed"):
+        load_generator(folder)

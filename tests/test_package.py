@@ -23,7 +23,7 @@ FILES = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py"))]
 # Every module belongs to a room of docs/architecture.md, and imports from its own room and from these ones only. A
 # folder is a room of its own name.
 ROOMS = {
-    "common": {"checks", "defaults", "progress", "shards"},
+    "common": {"checks", "defaults", "marks", "progress", "shards"},
     "functional": {"functional", "keyed", "operands"},
     "dataset": {"dataset", "job", "request", "samples"},
     "cli": {"cli", "__main__"},

@@ -284,6 +284,7 @@ def _find(request: Request) -> Job:
         command = request.command()
         remedy = f"Make them with: {command}" if command else "Make them with the same call and generate=True."
         raise FileNotFoundError(f"{missing} of {request.total()} synthetic images are missing from {root}. {remedy}")
+    job.warn_of_doubt()
     return job
 
 

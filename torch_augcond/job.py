@@ -98,8 +98,6 @@ class Job:
         else:
             name, checkpoint = self.request.generator_name, recorded["checkpoint"]
             known = checkpoint if _made_by(checkpoint, name) else name, recorded["image_size"]
-            if doubt := _doubt(known[0], name):
-                warn(f"{doubt}. The images in {self.store.root} were made by {checkpoint} and are taken for its own.")
         return self.request.settings(*known, recorded_guidance=(recorded or {}).get("guidance_scale"))
 
     def _plan(self) -> Plan:
@@ -167,6 +165,14 @@ class Job:
             return self.request.generator
         return self._load(self.request.generator_name)
 
+    def warn_of_doubt(self) -> None:
+        """Where nothing is to be made and so nothing is loaded: what the generator's name doesn't tell."""
+        made_by = self.settings.checkpoint
+        if "generator" in vars(self) or self.request.is_loaded:
+            return
+        if doubt := _doubt(made_by, self.request.generator_name):
+            warn(f"{doubt}. The images in {self.store.root} were made by {made_by} and are taken for its own.")
+
     def present(self) -> np.ndarray:
         """Which images of the plan are there, bool (N,)."""
         return self.store.present(self.plan)
@@ -210,6 +216,7 @@ class Job:
         if not todo:
             with suppress(OSError):  # a store that can only be read
                 self.store.take_stock(self.plan, present)
+            self.warn_of_doubt()
         if not todo or before.over(budget):
             return before
         loaded = self.generator

@@ -9,6 +9,7 @@ import torch
 from ..checks import did_you_mean, one_of, warn
 from .checkpoints import Checkpoint, find_checkpoint
 from .memory import free_memory
+from .options import keep_own_scheduler
 from .protocol import BadImages, Generator
 from .quiet import without_bars
 from .stable_unclip import StableUnCLIPGenerator
@@ -51,8 +52,8 @@ def load_generator(
     Raises:
         FileNotFoundError: Nothing is there: no such folder, gone from all mirrors, not cached.
         ConnectionError: The Hub can't be reached, and nothing is cached.
-        TypeError, ValueError: An argument isn't as above; it is no unCLIP pipeline, has no safetensors, or its parts
-            don't fit each other.
+        TypeError, ValueError: An argument isn't as above; it is no unCLIP pipeline, has no safetensors, its parts
+            don't fit each other, or a folder's files change meanwhile.
         MemoryError: The weights don't fit the device.
 
     Example:
@@ -93,6 +94,8 @@ def load_generator(
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(needed, device, dtype) from error
     checkpoint.check_whole(pipe)
+    checkpoint.check_unchanged()
+    keep_own_scheduler(pipe)
     generator = StableUnCLIPGenerator(pipe, fingerprint=checkpoint.fingerprint, **options)
     if device.type == "cpu" and generator.image_size >= _SLOW_SIZE:
         side = generator.image_size

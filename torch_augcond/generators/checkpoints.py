@@ -45,11 +45,13 @@ class Checkpoint:
         folder: Where it lies.
         files: The files in it that loading reads, relative, sorted.
         fingerprint: ``repository@commit``, or for a user's own folder a hash of those files; never a path.
+        stamps: Of those files before they were hashed, if they were.
     """
 
     folder: Path
     files: tuple[str, ...]
     fingerprint: str
+    stamps: tuple[tuple[int, ...], ...] = ()
 
     def _weights(self, part: str) -> list[Path]:
         return [self.folder / file for file in self.files if file.startswith(part) and file.endswith(".safetensors")]
@@ -74,6 +76,23 @@ class Checkpoint:
                 f"`name_or_path` must hold all weights, but {str(self.folder)!r} lacks {', '.join(lacking)}. "
                 "Fetch the checkpoint again."
             )
+
+    def check_unchanged(self) -> None:
+        """Refuses files that were written after they were hashed: what was loaded may be either.
+
+        Raises:
+            ValueError: It names the folder.
+        """
+        if self.stamps and self.stamps != _stamps(self.folder, self.files):
+            raise ValueError(
+                f"`name_or_path` must stay as it is while it is loaded, but {str(self.folder)!r} has changed. Load it "
+                "again once it is written."
+            )
+
+
+def _stamps(folder: Path, files: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    found = [os.stat(folder / file) for file in files]
+    return tuple((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino) for status in found)
 
 
 def find_checkpoint(
@@ -118,11 +137,11 @@ def short_name(fingerprint: str) -> str | None:
 def _from_folder(folder: Path, name: str, variant: str | None) -> Checkpoint:
     """A folder is known by what loading reads of it: it may be moved, and its README edited."""
     files = check_folder(folder, name, variant)
-    digest = hashlib.blake2b(digest_size=16)
+    digest, stamps = hashlib.blake2b(digest_size=16), _stamps(folder, files)
     for file in files:
         with (folder / file).open("rb") as stream:
             digest.update(f"{file}\0{hashlib.file_digest(stream, 'blake2b').hexdigest()}\n".encode())
-    return Checkpoint(folder, files, f"local@{digest.hexdigest()}")
+    return Checkpoint(folder, files, f"local@{digest.hexdigest()}", stamps)
 
 
 def _from_hub(

@@ -1,4 +1,4 @@
-"""What may go into a generator: parts that fit each other, rows that match, RGB images."""
+"""What may go into a generator: rows that match, RGB images."""
 
 import math
 from collections.abc import Sequence
@@ -11,31 +11,9 @@ from torchvision.transforms.v2.functional import center_crop
 
 from ..checks import as_float, as_int
 
-__all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check_rows", "check_widths", "to_pil"]
+__all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check_rows", "to_pil"]
 
 _STRIP = 16  # times as long as it is wide
-
-
-def check_widths(pipe: Any) -> None:
-    """Refuse parts of different checkpoints before they make noise, or fail in the middle of a set."""
-    if not (hasattr(pipe, "image_encoder") and hasattr(pipe, "image_normalizer")):
-        raise TypeError(f"`pipe` must be a StableUnCLIPImg2ImgPipeline, but got {type(pipe).__name__}.")
-    dim, text = pipe.image_encoder.config.projection_dim, pipe.text_encoder.config.hidden_size
-    unet = pipe.unet.config
-    pairs = {
-        "the UNet's class embedding twice as wide as the image encoder's": (
-            unet.projection_class_embeddings_input_dim,
-            2 * dim,
-        ),
-        "the normalizer as wide as the image encoder's": (pipe.image_normalizer.config.embedding_dim, dim),
-        "the UNet's cross-attention as wide as the text encoder's": (unet.cross_attention_dim, text),
-    }
-    wrong = [f"{rule} (must be {want}, but got {got})" for rule, (got, want) in pairs.items() if got != want]
-    if wrong:
-        raise ValueError(
-            f"`pipe` must have parts that fit: {'; '.join(wrong)}. "
-            "Use the encoders that the UNet was trained with: ViT-H (1024) for sd21-unclip, ViT-L (768) for -small."
-        )
 
 
 def check_prompts(prompts: Any) -> list[str]:

@@ -33,6 +33,16 @@ def make_scheduler(name: str, config: dict[str, Any]) -> Any:
     return getattr(diffusers, kind).from_config(config, **options)
 
 
+def keep_own_scheduler(pipe: "Pipeline") -> None:
+    """Notes which scheduler a checkpoint came with, so that it needn't be named."""
+    pipe._own_scheduler = scheduler_id(pipe)
+
+
+def own_scheduler_id(pipe: "Pipeline") -> str | None:
+    """Of the scheduler that its checkpoint came with; None where nobody has noted it."""
+    return getattr(pipe, "_own_scheduler", None)
+
+
 def scheduler_id(pipe: "Pipeline") -> str:
     """Class and configuration, less what diffusers notes about itself."""
     settings = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}

@@ -12,10 +12,11 @@ from torch import Tensor
 from .. import fused
 from ..checks import as_int, brief, listed, warn
 from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
-from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, check_widths, to_pil
+from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, to_pil
 from .memory import batch_size_for
 from .networks import Networks, choose
-from .options import check_compile, check_interval, check_reuse, exact, make_scheduler, scheduler_id
+from .options import check_compile, check_interval, check_reuse, exact, make_scheduler, own_scheduler_id, scheduler_id
+from .parts import check_fingerprint, check_parts, check_widths, parts_of
 from .protocol import BadImages
 from .quiet import without_messages
 from .undisturbed import undisturbed
@@ -30,6 +31,7 @@ __all__ = ["StableUnCLIPGenerator"]
 # Images or prompts at once, always: in batches of other sizes kernels add up in another order, and with several threads
 # on a CPU in other places of a batch as well.
 _ENCODED = {"cpu": 1, "cuda": 8}
+_BOUND = ("_plain", "_networks", "_way", "_lock")
 
 
 class StableUnCLIPGenerator:
@@ -43,8 +45,10 @@ class StableUnCLIPGenerator:
     surrounding ``torch.autocast`` or default device has no influence.
 
     Args:
-        pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced at any time.
-        fingerprint: Names the weights, such as ``repository@commit``.
+        pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced at any time; its other parts
+            and their weights must stay as they are: another VAE or LoRA is another pipeline with another fingerprint.
+        fingerprint: Names the weights, such as ``repository@commit``. The scheduler is added, unless it is the one that
+            ``load_generator`` found in the checkpoint.
         compile: Whether ``prepare`` may compile: ``"auto"`` (if the job is long enough to save time), True (the whole
             UNet and decoder), ``"regional"`` (the UNet's transformer blocks) or False.
         scheduler: Replaces the pipeline's, for its noise schedule: ``"dpmpp"`` (DPM-Solver++) or ``"unipc"``, which
@@ -79,15 +83,14 @@ class StableUnCLIPGenerator:
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         cache_interval: int = 1,
     ) -> None:
-        if not isinstance(fingerprint, str) or not fingerprint:
-            raise TypeError(f"`fingerprint` must be a string that names the weights, but got {fingerprint!r}.")
+        check_fingerprint(fingerprint)
         check_widths(pipe)
         self.pipe = pipe
         self.checkpoint = fingerprint
         self._compile = check_compile(compile)
         self._guidance_interval = check_interval(guidance_interval)
         self._cache_interval = check_reuse(cache_interval, pipe.unet)
-        self._own_scheduler = scheduler_id(pipe)
+        self._parts = parts_of(pipe)
         if scheduler is not None:
             pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
         self._plain = self._networks = Networks(pipe, cache_interval=self.cache_interval)
@@ -95,7 +98,7 @@ class StableUnCLIPGenerator:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is compiled or bound to this very pipeline: a copy makes its own."""
-        return {name: value for name, value in vars(self).items() if name not in ("_plain", "_networks", "_way")}
+        return {name: value for name, value in vars(self).items() if name not in _BOUND}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -109,7 +112,7 @@ class StableUnCLIPGenerator:
     def fingerprint(self) -> str:
         """Names the weights and all that changes images: another scheduler than the checkpoint's own, shortcuts."""
         parts, scheduler = [self.checkpoint], scheduler_id(self.pipe)
-        if scheduler != self._own_scheduler:
+        if scheduler != own_scheduler_id(self.pipe):
             parts.append(scheduler)
         if self.guidance_interval != (0, 1):
             parts.append("-".join(["guidance", *map(exact, self.guidance_interval)]))
@@ -180,6 +183,7 @@ class StableUnCLIPGenerator:
         Raises:
             TypeError: Something is no RGB image, or ``images`` is no list of them.
         """
+        check_parts(self.pipe, self._parts)
         if not isinstance(images, Sequence | Tensor):
             raise TypeError(f"`images` must be a list of images, but got {type(images).__name__}.")
         if not len(images):
@@ -202,6 +206,7 @@ class StableUnCLIPGenerator:
         Warns:
             Which prompts are too long; what doesn't fit is left out.
         """
+        check_parts(self.pipe, self._parts)
         prompts = check_prompts(prompts)
         if not prompts:
             return torch.empty(0, self.pipe.tokenizer.model_max_length, self._prompt_dim)
@@ -269,6 +274,7 @@ class StableUnCLIPGenerator:
             TypeError, ValueError: An argument isn't as above.
             BadImages: Some rows are NaN or one plain colour in float32, too.
         """
+        check_parts(self.pipe, self._parts)
         check_rows(image_embeds, prompt_embeds, keys, partner_embeds, self.embed_dim, self._prompt_dim)
         self.check_numbers(guidance_scale, num_inference_steps, noise_level)
         condition = self.condition(image_embeds, keys, partner_embeds, augmentation, noise_level)

@@ -1,8 +1,9 @@
-"""Work that torch's ambient modes don't reach: what a training script has set up for itself must not change images."""
+"""Work that other threads and torch's ambient modes don't reach: what a script has set up must not change images."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
+from threading import RLock
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ __all__ = ["undisturbed"]
 
 def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method of something with a ``device``: without gradients, and heedless of autocast and the default device.
+
+    Of one object, one such method runs at a time: it may keep what it knows of a batch. The lock is its ``_lock``.
 
     Example:
         >>> class Model:
@@ -27,7 +30,7 @@ def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as modes:
+        with vars(self).setdefault("_lock", RLock()), ExitStack() as modes:
             modes.enter_context(torch.no_grad())
             for kind in {"cpu", self.device.type}:
                 if torch.is_autocast_enabled(kind):

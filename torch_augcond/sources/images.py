@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..store.imagefile import is_synthetic
+from ..marks import is_synthetic
 
 __all__ = [
     "DigestCache",

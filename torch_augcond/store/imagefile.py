@@ -12,16 +12,14 @@ from typing import NoReturn
 import torch
 from PIL import Image
 
+from ..marks import DIGEST, ITXT, JPEG_HEAD, PNG_HEAD
 from .disk import read_regular, seal, unseal
 from .names import aside_of
 
 MAX_BYTES = 64 << 20
 _MAX_RECORD = 65_533  # what a JPEG comment holds
-_PNG_HEAD, _JPEG_HEAD = 33, 20  # signature and IHDR; SOI and APP0: the record follows them
-_HEADS = {"png": _PNG_HEAD, "jpg": _JPEG_HEAD}
+_HEADS = {"png": PNG_HEAD, "jpg": JPEG_HEAD}
 _FORMATS = {"png": ("PNG",), "jpg": ("JPEG",)}
-_DIGEST = b'{"digest": "'
-_ITXT = b"iTXtaugcond\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 
 
 class Corrupt(ValueError):
@@ -33,14 +31,6 @@ class Corrupt(ValueError):
 
     def __str__(self) -> str:
         return f"{os.fspath(self.path)} is damaged: {self.reason}. `torch-augcond verify` sets it aside."
-
-
-def is_synthetic(image: Image.Image | bytes) -> bool:
-    """Whether an image, as Pillow opened it, or the beginning of a file carries a record that ``encode`` wrote."""
-    if isinstance(image, bytes):
-        return image[_PNG_HEAD + 4 :].startswith(_ITXT) or image[_JPEG_HEAD + 4 :].startswith(_DIGEST)
-    comment = image.info.get("comment")
-    return "augcond" in image.info or (isinstance(comment, bytes) and comment.startswith(_DIGEST))
 
 
 def extension(image_size: int) -> str:
@@ -96,17 +86,17 @@ def _framed(record: bytes, ext: str) -> bytes:
     """The chunk or segment that holds the record."""
     if ext == "jpg":
         return b"\xff\xfe" + (len(record) + 2).to_bytes(2, "big") + record
-    chunk = _ITXT + record
+    chunk = ITXT + record
     return (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
 
 
 def _extract(data: bytes, ext: str) -> tuple[bytes, bytes]:
     """The file without its record, and the record; nonsense in, nonsense out: putting them together again tells."""
     if ext == "png":
-        start, end = _PNG_HEAD + 4 + len(_ITXT), _PNG_HEAD + 8 + int.from_bytes(data[_PNG_HEAD : _PNG_HEAD + 4], "big")
-        return data[:_PNG_HEAD] + data[end + 4 :], data[start:end]
-    end = _JPEG_HEAD + 2 + int.from_bytes(data[_JPEG_HEAD + 2 : _JPEG_HEAD + 4], "big")
-    return data[:_JPEG_HEAD] + data[end:], data[_JPEG_HEAD + 4 : end]
+        start, end = PNG_HEAD + 4 + len(ITXT), PNG_HEAD + 8 + int.from_bytes(data[PNG_HEAD : PNG_HEAD + 4], "big")
+        return data[:PNG_HEAD] + data[end + 4 :], data[start:end]
+    end = JPEG_HEAD + 2 + int.from_bytes(data[JPEG_HEAD + 2 : JPEG_HEAD + 4], "big")
+    return data[:JPEG_HEAD] + data[end:], data[JPEG_HEAD + 4 : end]
 
 
 def _load(path: str | os.PathLike, key: str | None) -> tuple[bytes, dict]:
@@ -198,10 +188,10 @@ def load_image(path: str) -> Image.Image:
     except ValueError as error:
         raise Corrupt(path, str(error)) from error
     plain, text = _extract(data, name[33:])
-    body = b"{" + text[len(_DIGEST) + 35 :]  # the record without its digest, which comes first
+    body = b"{" + text[len(DIGEST) + 35 :]  # the record without its digest, which comes first
     digest = hashlib.blake2b(len(body).to_bytes(8, "big") + body, digest_size=16)
     digest.update(plain)
-    whole = text.startswith(_DIGEST + digest.hexdigest().encode() + b'", ') and f'"key": "{name[:32]}"'.encode() in body
+    whole = text.startswith(DIGEST + digest.hexdigest().encode() + b'", ') and f'"key": "{name[:32]}"'.encode() in body
     if not whole or not data.startswith(_framed(text, name[33:]), _HEADS[name[33:]]):
         return read_image(path, name[:32])
     image = Image.open(io.BytesIO(plain), formats=_FORMATS[name[33:]])

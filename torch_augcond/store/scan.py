@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..marks import is_synthetic
 from ..plan import Settings, canonical
 from .disk import MAX_METADATA, TEMP_PREFIX, read_regular, unseal, unseal_with
 from .embedding_cache import damage
-from .imagefile import Corrupt, check, is_synthetic, read_provenance
+from .imagefile import Corrupt, check, read_provenance
 from .names import LOST_FOUND, escape_class
 
 CONFIG = ".augcond.json"
