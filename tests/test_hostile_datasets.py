@@ -3,6 +3,7 @@
 import copy
 import pickle
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -78,7 +79,44 @@ class TestLabels:
                 return names, {name: i // 2 for i, name in enumerate(names)}
 
         paint_folder(folder, {"eel": 1, "fox": 1})
-        assert Sources.from_dataset(Super(folder)).class_of == {0: "cat, dog", 1: "eel, fox"}
+        with warnings.catch_warnings(action="error"):
+            assert Sources.from_dataset(Super(folder)).class_of == {0: "cat, dog", 1: "eel, fox"}
+
+    def test_two_lists_of_names_that_contradict_each_other(self, folder):
+        real = Files(folder, classes=[["pet", "cat"], "cow", "eel"], class_to_idx={"cat": 0, "dog": 1, "fox": 2})
+        told = "calls label 1 'dog' and `classes` calls it 'cow'. The names of `class_to_idx` are used: correct one of"
+        with pytest.warns(UserWarning, match=told) as warned:
+            assert Sources.from_dataset(real).class_of == {0: "cat", 1: "dog", 2: "fox"}
+        assert len(warned) == 1
+        real.class_to_idx, real.classes = {"cow": 0, "cat": 3}, ["cat", "dog"]
+        with pytest.warns(UserWarning, match="label 0 'cow' and `classes` calls it 'cat'. The names of `classes` are"):
+            assert Sources.from_dataset(real).classes == ["cat", "dog"]
+        real.class_to_idx, real.classes = {"cow": 0, "ox": 0, "dog": 1}, ["dog", "cow"]
+        with pytest.warns(UserWarning, match="label 0 'cow, ox' and `classes` calls it 'dog', and 2 labels"):
+            Sources.from_dataset(real)
+
+    def test_names_that_agree_are_no_matter(self, folder):
+        to_idx = {"cat": 0, "kitten": 0, "dog": 1}
+        with warnings.catch_warnings(action="error"):
+            for classes in ([("cat", "kitten"), ("dog",)], [("cat",), ("dog",)], ["cat", "dog"], ("cat", "dog")):
+                Sources.from_dataset(Files(folder, classes=classes, class_to_idx=to_idx))
+                Sources.from_dataset(Files(folder, classes=classes, class_to_idx={"cat": 0, "dog": 1}))
+            other = Files(folder, classes=["cat", "dog", "eel"], class_to_idx={"cat": 0, "dog": 1, "fox": 2})
+            Sources.from_dataset(other)
+
+    def test_names_of_labels_that_items_make_of_others(self, folder):
+        class Super(ImageFolder):
+            def __getitem__(self, i):
+                image, label = super().__getitem__(i)
+                return image, label // 2
+
+        paint_folder(folder, {"eel": 1, "fox": 1})
+        told = "`targets` says 3 and the item 1 at index 11: .* Names are still those of `class_to_idx`: give others if"
+        with pytest.warns(UserWarning, match=told):
+            assert set(Sources.from_dataset(Super(folder)).labels) == {0, 1}
+        with warnings.catch_warnings(action="error"):
+            for unlike in ({"targets": ["cat"] * 12}, {"labels": [7] * 12}, {"targets": [7] * 12, "classes": None}):
+                Sources.from_dataset(Files(folder, **{"classes": list("abcd")} | unlike))
 
     def test_labels_that_a_folders_names_contradict(self, folder):
         real = ImageFolder(folder)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checks import brief, listed
+from ..checks import brief, listed, warn
 
 __all__ = ["as_label", "class_names", "int_labels", "is_int", "unique"]
 
@@ -59,7 +59,10 @@ def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
 
 
 def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
-    """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves."""
+    """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves.
+
+    Warns if both are there and call a label that is `present` otherwise.
+    """
     to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
     if getattr(dataset, "_target_types", None) == ["binary-category"]:  # OxfordIIITPet's `classes` are the breeds
         to_idx, classes = None, ["Cat", "Dog"]
@@ -73,6 +76,8 @@ def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
         options.append({int(label): name for label, name in classes.items()})
     for names in options:
         if names.keys() >= set(present):
+            if len(options) == 2:
+                _compare(*options, present, "class_to_idx" if names is options[0] else "classes")
             return unique({k: ", ".join(v) if isinstance(v, tuple) else str(v) for k, v in sorted(names.items())})
     if options:
         missing = listed(sorted(set(present) - options[0].keys()))
@@ -95,12 +100,32 @@ def _agree(classes: Any, class_to_idx: dict[str, int]) -> bool:
     return all(class_to_idx.get(name, label) == label for label, all_ in enumerate(names) for name in all_)
 
 
-def _joined(class_to_idx: dict[str, int]) -> dict[int, str]:
+def _compare(by_idx: dict[int, Any], by_place: dict[int, Any], present: Sequence[int], used: str) -> None:
+    """Warns where the names of `class_to_idx` and those of `classes` are others for a label."""
+    ours, theirs = ({label: _each(name) for label, name in names.items()} for names in (by_idx, by_place))
+    if len(ours) < len(theirs) and set().union(*ours.values()) == set().union(*theirs.values()):
+        return  # `classes` are folders here, of which several have one label
+    wrong = [label for label in present if label in ours and ours[label].isdisjoint(theirs.get(label, ours[label]))]
+    if wrong:
+        names = [f"{', '.join(sorted(names[wrong[0]]))!r}" for names in (ours, theirs)]
+        more = f", and {len(wrong)} labels in all differ" if wrong[1:] else ""
+        warn(
+            f"`class_to_idx` calls label {wrong[0]} {names[0]} and `classes` calls it {names[1]}{more}. The names of "
+            f"`{used}` are used: correct one of them."
+        )
+
+
+def _each(name: Any) -> set[str]:
+    """A name, or all of several."""
+    return set(map(str, name)) if isinstance(name, (list, tuple)) else {str(name)}
+
+
+def _joined(class_to_idx: dict[str, int]) -> dict[int, tuple[str, ...]]:
     """Of a label that several classes have, all their names."""
     names: dict[int, list[str]] = {}
     for name, label in class_to_idx.items():
         names.setdefault(int(label), []).append(name)
-    return {label: ", ".join(several) for label, several in names.items()}
+    return {label: tuple(several) for label, several in names.items()}
 
 
 def unique(names: dict[int, str]) -> dict[int, str]:

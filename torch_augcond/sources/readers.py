@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ..checks import as_indices, listed
+from ..checks import as_indices, listed, warn
 from .images import (
     DigestCache,
     as_pil,
@@ -197,7 +197,19 @@ class _Items:
             if all(is_int(values[i]) and int(values[i]) == label for i, label in seen.items()):
                 self.believed = name, values
                 return [values[i] for i in indices.tolist()]
+            if name == "targets":
+                self._warn_of_names(values, seen)
         return [self._label(i) for i in progress(indices.tolist())]
+
+    def _warn_of_names(self, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
+        """Items that contradict ints in `targets` may mean something else than the names, of which prompts are made."""
+        named = [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
+        if named and all(is_int(targets[i]) for i in seen):
+            first = next(i for i, label in seen.items() if int(targets[i]) != label)
+            warn(
+                f"`targets` says {targets[first]} and the item {seen[first]} at index {first}: labels are read from "
+                f"the items. Names are still those of `{named[0]}`: give others if the labels mean something else."
+            )
 
     def another_label(self, indices: np.ndarray, change: Callable[[int], Any], progress: Progress) -> str | None:
         """Where an item's label isn't what `change` makes of the one that is read without transforms; all are read."""
