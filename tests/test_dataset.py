@@ -117,6 +117,16 @@ def test_provenance_has_the_label_that_the_dataset_has_now(folder, tmp_path):
     assert [record["class_name"] for record in records] == [synthetic.classes[label] for label in synthetic.targets]
 
 
+def test_provenance_stays_when_the_wrapped_list_is_edited(folder, tmp_path):
+    real = ImageFolder(folder)
+    synthetic = AugConditionedSynthetic(real, generator=FakeGenerator(), root=tmp_path / "set")
+    records = [synthetic.provenance(i) for i in range(len(synthetic))]
+    real.samples.reverse()
+    assert [synthetic.provenance(i) for i in range(len(synthetic))] == records
+    del real.samples[1:]
+    assert [synthetic.provenance(i) for i in range(len(synthetic))] == records
+
+
 def test_provenance_names_the_sources_as_they_are_called_now(folder, tmp_path):
     make(ImageFolder(folder), tmp_path / "set", augmentation="real", num_per_image=1)
     first, second = sorted((folder / "cat").iterdir())[:2]

@@ -43,20 +43,23 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 class _Folder:
-    """An ImageFolder or DatasetFolder: files, labels without decoding, and the user's own loader."""
+    """An ImageFolder or DatasetFolder: files, labels without decoding, and the user's own loader.
+
+    Its list of files is that of now: the user's may be shuffled or cut later.
+    """
 
     contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
     raw: Any = None  # it is read without a copy
 
     def __init__(self, dataset: DatasetFolder) -> None:
-        self.dataset = dataset
+        self.dataset, self.samples = dataset, list(dataset.samples)
 
     def path(self, index: int) -> str | None:
-        return os.fspath(self.dataset.samples[index][0])
+        return os.fspath(self.samples[index][0])
 
     def read(self, index: int) -> tuple[Any, str | None]:
         """The image and its `digest`, if it has one: of the very bytes that were decoded."""
-        path = self.dataset.samples[index][0]
+        path = self.samples[index][0]
         if self.dataset.loader in DEFAULT_LOADERS:
             return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_regular(path)
@@ -65,7 +68,7 @@ class _Folder:
 
     def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
         """Of a file's bytes. None with a user's own loader: what it makes of them may depend on the path, too."""
-        path = self.dataset.samples[index][0]
+        path = self.samples[index][0]
         is_read = self.dataset.loader in DEFAULT_LOADERS and os.path.isfile(path)
         return file_digest(path, cache) if is_read else None
 
@@ -79,7 +82,7 @@ class _Folder:
         return None  # torchvision's own `__getitem__`
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
-        samples = [self.dataset.samples[i] for i in indices.tolist()]
+        samples = [self.samples[i] for i in indices.tolist()]
         self._check_names(samples)
         return [label for _, label in samples]
 
@@ -107,14 +110,14 @@ class _Folder:
         if self._is_scan():
             return text
         above = os.fspath(dataset.root)
-        chosen = sorted((os.fspath(path).removeprefix(above), int(label)) for path, label in dataset.samples)
+        chosen = sorted((os.fspath(path).removeprefix(above), int(label)) for path, label in self.samples)
         return f"{text} {hash_bytes(repr(chosen).encode('utf-8', 'surrogatepass'))}"
 
     def _is_scan(self) -> bool:
         """Whether its samples are those found in its folder by extension, as far as can be told."""
         dataset, samples = self.dataset, self.dataset.samples
         lists = [getattr(dataset, name, samples) for name in ("imgs", "targets")]
-        return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(samples)
+        return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
 
 
 def _is_named(loader: Any) -> bool:
