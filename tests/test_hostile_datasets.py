@@ -153,6 +153,41 @@ class TestTransforms:
         with pytest.raises(ValueError, match="`target_transform` can't be taken over .* one in only some of its parts"):
             made(part, tmp_path / "set")
 
+    def test_one_that_becomes_ambiguous_later_is_refused_then(self, folder, tmp_path):
+        one, other = parts = [ImageFolder(folder), ImageFolder(folder)]
+        synthetic = made(ConcatDataset(parts), tmp_path / "set")
+        one.target_transform = plus10
+        with pytest.raises(ValueError, match="one in only some of its parts"):
+            labels_of(synthetic)
+        other.target_transform = plus10
+        assert labels_of(synthetic) == labels_of(pickle.loads(pickle.dumps(synthetic))) == [10, 11]
+        other.target_transform = times2
+        for read in (labels_of, copy.copy, pickle.dumps):
+            with pytest.raises(ValueError, match="2 different ones in its parts. Pass `target_transform="):
+                labels_of(read(synthetic))
+        synthetic.target_transform = times2
+        assert labels_of(synthetic) == [0, 2]
+        one.transform, other.transform = ToFloat(), [ToFloat()]
+        with pytest.raises(ValueError, match="`transform` can't be taken over"):
+            synthetic[0]
+        part = Subset(ImageFolder(folder), range(10))
+        synthetic = made(part, tmp_path / "part")
+        part.target_transform = plus10
+        with pytest.raises(ValueError, match="one in only some of its parts"):
+            synthetic[0]
+
+    def test_that_is_a_method_is_not_checked_at_each_access(self, folder, tmp_path, monkeypatch):
+        class Method(Files):
+            def transform(self, image):
+                return ToFloat()(image)
+
+        real = Method(folder, target_transform=plus10)
+        del real.transform
+        synthetic = made(real, tmp_path / "set")
+        labels_of(synthetic)
+        monkeypatch.setattr("torch_augcond.sources.layers", None)
+        assert torch.is_tensor(synthetic[0][0]) and labels_of(synthetic) == [10, 11]
+
     @pytest.mark.parametrize("kind", [list, tuple, lambda parts: dict(enumerate(parts))])
     def test_of_datasets_in_lists_and_dicts(self, folder, tmp_path, kind):
         transform = ToFloat()

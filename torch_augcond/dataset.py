@@ -36,7 +36,8 @@ __all__ = ["AugConditionedSynthetic"]
 class _Inherited:
     """An attribute that is the wrapped dataset's until it is set.
 
-    Looked up at each access: some training scripts set a dataset's transform long after it was made.
+    Looked up at each access: some training scripts set a dataset's transform long after it was made. Whether it can be
+    taken over is checked when other datasets have one than at the last access, or other ones are one and the same.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -47,7 +48,12 @@ class _Inherited:
             return self
         if self.name in dataset._own:
             return dataset._own[self.name]
-        found = (getattr(layer, self.name, None) for layer in dataset._wrapped)
+        found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
+        firsts: dict[int, int] = {}
+        pattern = [v is not None and (firsts.setdefault(id(v), len(firsts)), callable(v)) for v in found]
+        if dataset._checked.get(self.name) != pattern:
+            getattr(dataset._real[0], self.name)  # for its checks
+            dataset._checked[self.name] = pattern
         return next((value for value in found if value is not None), None)
 
     def __set__(self, dataset: "AugConditionedSynthetic", value: Callable | None) -> None:
@@ -96,7 +102,8 @@ class AugConditionedSynthetic(DatasetFolder):
         noise_level: Timestep of the noise that is added to embeddings.
         seed: Of the whole set.
         root: Where the images are kept; default a folder in the Hugging Face assets cache.
-        transform: Of the images. None takes over the wrapped dataset's, as it is when an image is read.
+        transform: Of the images. None takes over the wrapped dataset's, as it is when an image is read (ValueError,
+            if it is ambiguous by then).
         target_transform: Of the labels; None likewise.
         generate: Whether to make what is missing, as torchvision's ``download``.
         batch_size: Images made at once; default by their size and the memory that is free.
@@ -155,7 +162,7 @@ class AugConditionedSynthetic(DatasetFolder):
         self.loader, self.extensions = load_image, IMG_EXTENSIONS
         self.classes, self.class_to_idx = job.sources.classes, job.sources.class_to_idx
         self.samples, self.settings = _samples(job), job.settings
-        self._real = job.sources, job.plan.contents
+        self._real, self._checked = (job.sources, job.plan.contents), {}
         job.sources.release()
         if self.transform or self.target_transform:
             self.transforms = StandardTransform(self.transform, self.target_transform)
@@ -205,7 +212,7 @@ class AugConditionedSynthetic(DatasetFolder):
     def __getstate__(self) -> dict[str, Any]:
         # A worker needs neither the real images nor what made the synthetic ones.
         own = {name: getattr(self, name) for name in ("transform", "target_transform")}
-        state = self.__dict__ | {"_wrapped": (), "_own": own, "_real": None}
+        state = self.__dict__ | {"_wrapped": (), "_own": own, "_real": None, "_checked": {}}
         state.pop("_targets", None)  # made again from the samples, which are far smaller
         return state
 
