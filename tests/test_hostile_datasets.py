@@ -3,6 +3,7 @@
 import copy
 import pickle
 import shutil
+import threading
 import warnings
 
 import numpy as np
@@ -292,6 +293,28 @@ class TestSamples:
         twin = copy.copy(made(real, tmp_path / "set"))
         real.transform = ToFloat()
         assert torch.is_tensor(twin[0][0])
+
+    @pytest.mark.parametrize("turned", [False, True])
+    @pytest.mark.parametrize("kind", [ImageFolder, Files])
+    def test_a_deep_copy_goes_on_with_its_own_real_images(self, folder, tmp_path, kind, turned):
+        real = kind(folder)
+        synthetic = made(Subset(real, range(10)), tmp_path / "set")
+        twin = copy.deepcopy(ConcatDataset([synthetic, real] if turned else [real, synthetic]))
+        real_twin, synthetic_twin = reversed(twin.datasets) if turned else twin.datasets
+        real_twin.target_transform = plus10
+        assert labels_of(twin) == [10, 11] and labels_of(synthetic) == [0, 1]
+        synthetic_twin.target_transform = times2
+        assert labels_of(synthetic_twin) == [0, 2] and labels_of(synthetic) == [0, 1]
+        assert synthetic_twin.provenance(0) == synthetic.provenance(0)
+        assert list(synthetic_twin.samples) == list(synthetic.samples)
+
+    def test_a_deep_copy_of_what_can_not_be_copied_fails_as_a_whole(self, folder, tmp_path):
+        real = Files(folder, lock=threading.Lock())
+        synthetic = made(real, tmp_path / "set")
+        for both in ([real, synthetic], [synthetic, real]):
+            with pytest.raises(TypeError, match="cannot pickle"):
+                copy.deepcopy(both)
+        assert labels_of(copy.deepcopy(synthetic)) == [0, 1]
 
 
 class TestSyntheticAmongReal:

@@ -1,5 +1,6 @@
 """The synthetic images of a dataset, as a dataset."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -219,6 +220,18 @@ class AugConditionedSynthetic(DatasetFolder):
     def __copy__(self) -> "AugConditionedSynthetic":
         twin = type(self).__new__(type(self))  # not by `__getstate__`: it goes on taking over the transforms
         twin.__dict__.update(self.__dict__ | {"_own": dict(self._own)})
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AugConditionedSynthetic":
+        memo[id(self)] = twin = type(self).__new__(type(self))  # of `real + synthetic`, they stay joined
+        before = dict(memo)
+        try:
+            state = copy.deepcopy(self.__dict__, memo)
+        except Exception:  # the real images can't be copied, so there is nothing to be joined with
+            memo.clear()
+            memo.update(before)  # without the half of a copy
+            state = copy.deepcopy(self.__getstate__(), memo)
+        twin.__dict__.update(state)
         return twin
 
     def __radd__(self, other: Any) -> ConcatDataset:
