@@ -42,6 +42,25 @@ class Files(Dataset):
         return self.transform(image) if self.transform else image, (self.target_transform or int)(label)
 
 
+class Duck:
+    """The same, without torch."""
+
+    __init__, __len__, __getitem__ = Files.__init__, Files.__len__, Files.__getitem__
+
+
+class Holding(Dataset):
+    """A wrapper of one's own."""
+
+    def __init__(self, inner):
+        self.inner, self.classes = inner, inner.classes
+
+    def __len__(self):
+        return len(self.inner)
+
+    def __getitem__(self, i):
+        return self.inner[i]
+
+
 class SharedDict(dict):
     """A cache of a kind that is not copied."""
 

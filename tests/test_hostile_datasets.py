@@ -5,18 +5,20 @@ import pickle
 import shutil
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
-from homemade import Files, Parts, labels_of, made, plus10, times2
+from homemade import Duck, Files, Holding, Parts, labels_of, made, plus10, times2
 from PIL import Image
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder, OxfordIIITPet, VisionDataset
 
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.sources import Sources, UnreadableImage
+from torch_augcond.sources.layers import layers, transforms_off
 
 
 @pytest.fixture
@@ -230,22 +232,30 @@ class TestTransforms:
         with pytest.raises(ValueError, match="`transform` can't be taken over from a dataset with a list in its place"):
             assert sources.transform
 
-    @pytest.mark.parametrize("hold", [lambda d: Subset(d, range(10)), lambda d: ConcatDataset([d, d])])
+    @pytest.mark.parametrize(
+        "hold",
+        [lambda d: Subset(d, range(10)), lambda d: ConcatDataset([d, d]), lambda d: Parts([d, d]), Holding],
+    )
     def test_of_a_dataset_that_is_no_torch_dataset(self, folder, tmp_path, hold):
-        class Duck:
-            def __init__(self):
-                self.files, self.classes = ImageFolder(folder), ["cat", "dog"]
-                self.transform, self.target_transform = ToFloat(), plus10
+        synthetic = made(hold(Duck(folder, ToFloat(), lambda label: 1 - label)), tmp_path / "set")
+        assert torch.is_tensor(synthetic[0][0])
+        made_as = {(synthetic[i][1], synthetic.provenance(i)["class_name"]) for i in range(len(synthetic))}
+        assert made_as == {(1, "cat"), (0, "dog")}
+        raw = Sources.from_dataset(hold(Duck(folder, lambda image: image.resize((4, 4)))))
+        assert raw.image(0).size == (20, 20)
 
-            def __len__(self):
-                return len(self.files)
+    def test_what_has_a_transform_and_is_no_dataset(self, folder):
+        class Frame(list):
+            def transform(self):
+                pass
 
-            def __getitem__(self, i):
-                image, label = self.files[i]
-                return self.transform(image), self.target_transform(label)
+        class Steps(Duck):
+            def __call__(self, image):
+                return image
 
-        synthetic = made(hold(Duck()), tmp_path / "set")
-        assert labels_of(synthetic) == [10, 11] and torch.is_tensor(synthetic[0][0])
+        for held in (Frame(), Steps(folder), Duck, SimpleNamespace(transform=str)):
+            real = Files(folder, ToFloat(), held=held, all=[held])
+            assert list(layers(real)) == [real] and transforms_off(real)[0].held is held
 
     def test_a_transform_of_labels(self, folder, tmp_path):
         class Labels(Files):

@@ -26,6 +26,7 @@ __all__ = [
 DEFAULT_LOADERS = (default_loader, pil_loader)
 _DICTS = (dict, OrderedDict, defaultdict)
 _CONTAINERS = (list, tuple, *_DICTS)
+_TRANSFORMS = frozenset(["transform", "target_transform", "transforms"])
 
 
 def layers(dataset: Any) -> Iterator[Any]:
@@ -49,14 +50,24 @@ def _layers(dataset: Any, seen: set[int]) -> Iterator[Any]:
 
 
 def _datasets_in(value: Any, seen: set[int]) -> Iterator[Any]:
-    if isinstance(value, Dataset):
+    if _is_dataset(value):
         yield value
     elif type(value) in (list, tuple):
-        yield from (inner for inner in value if isinstance(inner, Dataset))
+        yield from filter(_is_dataset, value)
     elif type(value) in _DICTS and id(value) not in seen:
         seen.add(id(value))
         for inner in list(value.values()):
             yield from _datasets_in(inner, seen)
+
+
+def _is_dataset(value: Any) -> bool:
+    """Whether it is torch's, or of a plain class with items and transforms: not a transform that holds several."""
+    if isinstance(value, Dataset):
+        return True
+    own = getattr(value, "__dict__", None)
+    if not own or _TRANSFORMS.isdisjoint(own) or callable(value):
+        return False
+    return hasattr(type(value), "__getitem__") and hasattr(type(value), "__len__")
 
 
 class Untouched:
@@ -93,8 +104,7 @@ def transforms_off(dataset: Any) -> tuple[Any, Untouched]:
 
 
 def _is_changed(dataset: Any) -> bool:
-    names = ("transform", "target_transform", "transforms")
-    is_set = any(getattr(dataset, name, None) is not None for name in names)
+    is_set = any(getattr(dataset, name, None) is not None for name in _TRANSFORMS)
     return is_set or any(getattr(dataset, "loader", None) is loader for loader in DEFAULT_LOADERS)
 
 
@@ -122,7 +132,7 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
     if any(getattr(raw, "__dict__", {}).get("loader") is loader for loader in DEFAULT_LOADERS):
         raw.__dict__["loader"] = _careful_loader
     for name, value in list(getattr(raw, "__dict__", {}).items()):
-        if isinstance(value, Dataset) or type(value) in _CONTAINERS:
+        if _is_dataset(value) or type(value) in _CONTAINERS:
             raw.__dict__[name] = _own(value, stands, made)
     for name, stand in stands.items():
         if isinstance(getattr(type(dataset), name, None), property):  # what it sets may be the user's: it stays, and
@@ -150,10 +160,10 @@ def _twin(dataset: Any) -> Any:
 
 def _own(value: Any, stands: Mapping[str, Untouched], made: dict[int, Any]) -> Any:
     """`value` for a copy: containers are copied as far as `layers` looks into them."""
-    if isinstance(value, Dataset):
+    if _is_dataset(value):
         return _copied(value, stands, made)
     if type(value) in (list, tuple):
-        return type(value)(_copied(x, stands, made) if isinstance(x, Dataset) else x for x in value)
+        return type(value)(_copied(x, stands, made) if _is_dataset(x) else x for x in value)
     if type(value) not in _DICTS:
         return value
     if id(value) not in made:
