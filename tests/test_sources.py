@@ -281,6 +281,21 @@ class TestNames:
         with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 3, 7"):
             of_labels([0, 3, 7], classes=["ant", "bee"])
 
+    @pytest.mark.parametrize("root", ["set", "./set", Path("set")])
+    def test_relabelled_by_paths_of_another_form(self, folder, monkeypatch, root):
+        monkeypatch.chdir(folder.parent)
+        dataset = ImageFolder(root)
+        dataset.samples = [(os.path.abspath(path), label) for path, label in dataset.samples]
+        assert Sources.from_dataset(dataset).classes == ["ant", "bee", "cow"]
+        dataset.samples = [(path, label // 2) for path, label in dataset.samples]
+        with pytest.raises(ValueError, match="but gives 0 to images of 'bee', 1 to images of 'cow'"):
+            Sources.from_dataset(dataset)
+        dataset.root = str(folder)
+        for start in (folder.parent, folder):  # to the root, a loader of one's own may add them
+            dataset.samples = [(os.path.relpath(folder.parent / path, start), label) for path, label in dataset.samples]
+            with pytest.raises(ValueError, match="but gives 0 to images of 'bee', 1 to images of 'cow'"):
+                Sources.from_dataset(dataset)
+
 
 class TestIdentity:
     def test_a_folder_is_where_it_lies_and_a_subset_what_it_chooses(self, folder, monkeypatch):

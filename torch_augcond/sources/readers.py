@@ -88,10 +88,11 @@ class _Folder:
 
     def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
-        label_of, above = getattr(self.dataset, "class_to_idx", None), os.path.join(os.fspath(self.dataset.root), "")
+        label_of = getattr(self.dataset, "class_to_idx", None)
         if not isinstance(label_of, dict):
             return
-        folders = {(os.fspath(path).removeprefix(above).split(os.sep)[0], label) for path, label in samples}
+        roots = [os.path.join(root, "") for root in (os.fspath(self.dataset.root), os.path.abspath(self.dataset.root))]
+        folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label in samples}
         wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
         if wrong:
             raise ValueError(
@@ -118,6 +119,14 @@ class _Folder:
         dataset, samples = self.dataset, self.dataset.samples
         lists = [getattr(dataset, name, samples) for name in ("imgs", "targets")]
         return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
+
+
+def _below(path: str, above: str, absolute: str) -> str:
+    """What follows a folder in a path, though that may be written otherwise: from the root of the system, say."""
+    if path.startswith(above):
+        return path[len(above) :]
+    whole = os.path.abspath(path)
+    return whole[len(absolute) :] if whole.startswith(absolute) else path
 
 
 def _is_named(loader: Any) -> bool:
