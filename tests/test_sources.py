@@ -281,6 +281,21 @@ class TestNames:
         with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 3, 7"):
             of_labels([0, 3, 7], classes=["ant", "bee"])
 
+    def test_labels_from_1_in_a_part_that_lacks_the_last_one(self, folder):
+        def part(labels):
+            return Subset(Items([picture(0)] * 3, labels, targets=labels, classes=["ant", "bee"]), [0, 0])
+
+        with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 2"):
+            Sources.from_dataset(part([1, 1, 2]))
+        for labels in ([1, 0, 2], [1, 1, -1]):  # what is left out may have no name
+            assert Sources.from_dataset(part(labels)).classes == ["ant", "bee"]
+        nameless = Items([picture(0)] * 3, [1, 1, 2], targets=[1, 1, 2])
+        assert Sources.from_dataset(Subset(nameless, [0, 1])).class_of == {1: "1"}
+        dataset = ImageFolder(folder)
+        dataset.samples = [(f"elsewhere/{k}", 1 + k // 2) for k in range(6)]
+        with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 3"):
+            Sources.from_dataset(Subset(dataset, [0, 2]))
+
     @pytest.mark.parametrize("root", ["set", "./set", Path("set")])
     def test_relabelled_by_paths_of_another_form(self, folder, monkeypatch, root):
         monkeypatch.chdir(folder.parent)

@@ -20,7 +20,7 @@ from .images import (
     readable,
     to_rgb,
 )
-from .labels import class_names, int_labels, unique
+from .labels import class_names, int_labels, is_int, unique
 from .layers import joint_transforms, layers
 from .readers import Progress, flatten
 
@@ -86,7 +86,12 @@ class Sources:
     def _merged_names(self) -> dict[int, str]:
         merged: dict[int, str] = {}
         for k, leaf in enumerate(self.leaves):
-            for label, name in class_names(leaf.dataset, np.unique(self.labels[self.part == k]).tolist()).items():
+            labels = self.labels[self.part == k]
+            known = leaf.known_labels() if len(labels) < len(leaf.dataset) else ()
+            known = {int(label) for label in known if is_int(label)}
+            # Without a 0 they may count from 1, which a Subset that lacks the last class doesn't show.
+            absent = () if 0 in known else [label for label in known if label > 0]
+            for label, name in class_names(leaf.dataset, np.unique(labels).tolist(), absent).items():
                 if merged.setdefault(label, name) != name:
                     raise ValueError(
                         f"the parts of a ConcatDataset must agree on label {label}, but got "

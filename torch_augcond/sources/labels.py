@@ -58,10 +58,10 @@ def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
     return np.array(labels, dtype=np.int64)
 
 
-def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
+def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()) -> dict[int, str]:
     """{label: name} from `class_to_idx` if it is one-to-one, else from `classes`, else the labels themselves.
 
-    Warns if both are there and call a label that is `present` otherwise.
+    Warns if both are there and call a label that is `present` otherwise. Those that are `absent` must have a name, too.
     """
     to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
     if getattr(dataset, "_target_types", None) == ["binary-category"]:  # OxfordIIITPet's `classes` are the breeds
@@ -75,12 +75,12 @@ def class_names(dataset: Any, present: Sequence[int]) -> dict[int, str]:
     elif isinstance(classes, dict) and all(map(is_int, classes)):
         options.append({int(label): name for label, name in classes.items()})
     for names in options:
-        if names.keys() >= set(present):
+        if names.keys() >= {*present, *absent}:
             if len(options) == 2:
                 _compare(*options, present, "class_to_idx" if names is options[0] else "classes")
             return unique({k: ", ".join(v) if isinstance(v, tuple) else str(v) for k, v in sorted(names.items())})
     if options:
-        missing = listed(sorted(set(present) - options[0].keys()))
+        missing = listed(sorted({*present, *absent} - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
     return {label: str(label) for label in present}
 

@@ -86,6 +86,9 @@ class _Folder:
         self._check_names(samples)
         return [label for _, label in samples]
 
+    def known_labels(self) -> list[Any]:
+        return [label for _, label in self.samples]
+
     def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
         label_of = getattr(self.dataset, "class_to_idx", None)
@@ -212,6 +215,10 @@ class _Items:
             if name == "targets":
                 self._warn_of_names(values, seen)
         return [self._label(i) for i in progress(indices.tolist())]
+
+    def known_labels(self) -> Sequence[Any]:
+        """Those of all items, also of the ones that a Subset leaves out, if there is a list of them."""
+        return self.believed[1] if self.believed else ()
 
     def _warn_of_names(self, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
         """Items that contradict ints in `targets` may mean something else than the names, of which prompts are made."""
