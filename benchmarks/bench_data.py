@@ -3,7 +3,6 @@
 Each section runs in a process of its own, whose largest resident set is what it needs.
 """
 
-import argparse
 import ctypes
 import hashlib
 import multiprocessing
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from arguments import make_parser, parse
 from PIL import Image
 from rows import write_rows
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
@@ -252,13 +252,10 @@ def measured(numbers, names):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="none of this runs on a GPU")
+    parser = make_parser(__doc__, "data", devices=["cpu"])
     names = [section.__name__ for section in SECTIONS]
     parser.add_argument("--sections", nargs="+", choices=names, default=names, help="default: all")
-    parser.add_argument("--quick", action="store_true", help="small numbers, to see that it runs")
-    parser.add_argument("--csv", default="benchmarks/results/data-cpu.csv", help="default: %(default)s")
-    args = parser.parse_args()
+    args = parse(parser)
     torch.set_num_threads(1)
     write_rows(args.csv, "data", measured(QUICK if args.quick else SECTIONS, args.sections), "")
 

@@ -11,7 +11,6 @@ and the rows are medians of the others. The floor is the arithmetic at the speed
 device.
 """
 
-import argparse
 import copy
 import gc
 import statistics
@@ -22,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from arguments import at_least, make_parser, parse
 from contenders import LOOP, OURS, OURS_COMPILED, STOCK, contenders, is_shortcut
 from full_size import build
 from PIL import Image
@@ -171,24 +171,25 @@ def where_time_goes(work, args, most=12):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "generate")
     parser.add_argument("--model", choices=MODELS, default="tiny", help="default: %(default)s")
-    parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    parser.add_argument("--dtype", type=lambda name: getattr(torch, name), help="default: bfloat16 on a GPU")
-    parser.add_argument("--sides", type=int, nargs="+", default=[768, 512], help="pixels, of sd21 (default: 768 512)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[64], help="default: 64")
-    parser.add_argument("--images", type=int, default=64, help="made by each case in a round (default: %(default)s)")
-    parser.add_argument("--loop-images", type=int, default=16, help="of them made by the loop (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="after the warm-up (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: bfloat16 on a GPU")
+    some = at_least(1)
+    parser.add_argument("--sides", type=some, nargs="+", default=[768, 512], help="pixels, of sd21 (default: 768 512)")
+    parser.add_argument("--batches", type=some, nargs="+", default=[64], help="default: 64")
+    parser.add_argument("--images", type=some, default=64, help="made by each case in a round (default: %(default)s)")
+    parser.add_argument("--loop-images", type=some, default=16, help="of them made by the loop (default: %(default)s)")
+    parser.add_argument("--rounds", type=some, default=3, help="after the warm-up (default: %(default)s)")
+    parser.add_argument("--steps", type=some, default=30, help="default: %(default)s")
     parser.add_argument("--guidance", type=float, default=10.0, help="guidance scale (default: %(default)s)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what is compiled")
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
     parser.add_argument("--shortcuts", action="store_true", help="the options that change images, instead of stock")
     parser.add_argument("--profile", action="store_true", help="also where the time goes")
-    parser.add_argument("--csv", default="benchmarks/results/generate.csv", help="default: %(default)s")
-    args = parser.parse_args()
-    args.dtype = args.dtype or (torch.bfloat16 if args.device.startswith("cuda") else torch.float32)
+    args = parse(parser)
+    if args.quick:
+        args.images, args.batches, args.rounds, args.steps, args.compile = 2, [2], 1, 2, False
+    args.dtype = getattr(torch, args.dtype or ("bfloat16" if args.device == "cuda" else "float32"))
     warnings.filterwarnings("error", "torch.compile doesn't work here")  # or it would be timed under its name
     sides = [32] if args.model == "tiny" else args.sides
     rows = (

@@ -4,11 +4,11 @@ Four cases take turns: the chain with torch's random numbers, the same with keye
 of as many bytes (two embeddings read, two written), which nothing can beat. The variant is embed-cutmix-dropout.
 """
 
-import argparse
 import statistics
 import time
 
 import torch
+from arguments import at_least, make_parser, parse
 from rows import write_rows
 from torch._dynamo.utils import counters
 
@@ -136,14 +136,11 @@ def grid(quick):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="one small case, to see that it runs")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each batch size (default: %(default)s)")
-    parser.add_argument("--csv", default="benchmarks/results/kernel-{device}.csv", help="default: %(default)s")
-    args = parser.parse_args()
+    parser = make_parser(__doc__, "kernel")
+    parser.add_argument("--seconds", type=at_least(0), default=2, help="of each batch size (default: %(default)s)")
+    args = parse(parser)
     rows = measured(grid(args.quick), args.device, args.seconds * (not args.quick))
-    write_rows(args.csv.format(device=args.device), "kernel", rows, "", args.device)
+    write_rows(args.csv, "kernel", rows, "", args.device)
 
 
 if __name__ == "__main__":

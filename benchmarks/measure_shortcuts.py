@@ -5,13 +5,13 @@ Agreement is the share that a classifier of real digits assigns to the class of 
 a classifier trained on few real digits of each class and synthetic ones, on validation digits.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
 from itertools import chain
 from pathlib import Path
 
+from arguments import at_least, make_parser, parse
 from measure_tiny_unclip import gray, make, real_digits
 from rows import write_rows
 from torch.nn import functional as F
@@ -103,23 +103,23 @@ def trained(seed, generator, steps, data, args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser, some = make_parser(__doc__, "shortcuts", devices=["cpu"]), at_least(1)
     parser.add_argument("--generator", default="tiny", help="name or folder (default: %(default)s)")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS), metavar="WAY", help="default: all")
     parser.add_argument("--augmentation", default="embed-cutmix", help="default: %(default)s")
     parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=300, help="images compared (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="timings, of which the median (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each way, 2 or more (default: %(default)s)")
-    parser.add_argument("--shots", type=int, default=2, help="real images a class (default: %(default)s)")
-    parser.add_argument("--num-per-class", type=int, default=64, help="synthetic images (default: %(default)s)")
-    parser.add_argument("--updates", type=int, default=400, help="of each training (default: %(default)s)")
-    parser.add_argument("--judge-updates", type=int, default=600, help="of the classifier of real digits")
+    parser.add_argument("--count", type=some, default=300, help="images compared (default: %(default)s)")
+    parser.add_argument("--rounds", type=some, default=3, help="timings, of which the median (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=at_least(2), default=3, help="trainings of each way, 2 or more (default: %(default)s)"
+    )
+    parser.add_argument("--shots", type=some, default=2, help="real images a class (default: %(default)s)")
+    parser.add_argument("--num-per-class", type=some, default=64, help="synthetic images (default: %(default)s)")
+    parser.add_argument("--updates", type=some, default=400, help="of each training (default: %(default)s)")
+    judge = "of the classifier of real digits (default: %(default)s)"
+    parser.add_argument("--judge-updates", type=some, default=600, help=judge)
     parser.add_argument("--cpu-time", action="store_true", help="time of the process, for a machine that is shared")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="not used: the bundled model is small")
-    parser.add_argument("--quick", action="store_true", help="small numbers, to see that it runs")
-    parser.add_argument("--csv", default="benchmarks/results/shortcuts-cpu.csv", help="default: %(default)s")
-    args = parser.parse_args()
+    args = parse(parser)
     if args.quick:
         args.ways, args.count, args.rounds = ["unipc, 10 steps"], 4, 1
         args.seeds, args.num_per_class, args.updates, args.judge_updates = 2, 1, 2, 2

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from arguments import at_least
 from report import refresh
 from rows import PART
 
@@ -27,7 +28,6 @@ SCRIPTS = {
     "data": "bench_data.py",
     "shortcuts": "measure_shortcuts.py",
 }
-QUICK = {"generate": ["--images", "2", "--batches", "2", "--rounds", "1", "--steps", "2", "--no-compile"]}
 FULL_SIZE = ["--model", "sd21", "--rounds", "1"]
 SMALL_BATCHES = [*FULL_SIZE, "--batches", "16", "4", "1", "--images", "16", "--loop-images", "4"]
 WAYS = ["unipc, 10 steps", "dpmpp, 15 steps", "guided in 0.0-0.6", "cache_interval 2", "cache_interval 3"]
@@ -38,7 +38,7 @@ GPU_MINUTES = 40
 def commands(device, quick):
     """{name: arguments}; data and shortcuts have nothing to do with a GPU."""
     if quick:
-        return {name: [script, *QUICK.get(name, ["--quick"])] for name, script in SCRIPTS.items()}
+        return {name: [script, "--quick"] for name, script in SCRIPTS.items()}
     generate = SCRIPTS["generate"]
     if device == "cpu":
         batches = [generate, "--batches", "4", "16", "--no-compile", "--rounds", "1", "--cpu-time", "--profile"]
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--only", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--quick", action="store_true", help="small, to see that all run; nothing is kept")
     parser.add_argument("--resume", action="store_true", help="leave out what has rows already")
-    parser.add_argument("--minutes", type=float, help=f"at most, for all (default: {GPU_MINUTES} on a GPU)")
+    parser.add_argument("--minutes", type=at_least(1), help=f"at most, for all (default: {GPU_MINUTES} on a GPU)")
     args = parser.parse_args()
     known = commands(args.device, args.quick)
     if unknown := set(args.only or ()) - known.keys():
@@ -87,11 +87,11 @@ def main():
         results, done = Path(scratch) if args.quick else HERE / "results", []
         for name, arguments in known.items():
             path = results / f"{name}-{args.device}.csv"
+            if name not in (args.only or [name]) or (args.resume and path.exists()):
+                continue
             if time.monotonic() > deadline:
                 print(f"{name}: no time left for it; add --resume for the rest", flush=True)
-                done.append(False)
-            elif name in (args.only or [name]) and not (args.resume and path.exists()):
-                done.append(run(name, arguments, args.device, path, deadline))
+            done.append(time.monotonic() <= deadline and run(name, arguments, args.device, path, deadline))
         text = refresh(PAGE.read_text("utf-8"), results)
     if not args.quick:
         PAGE.write_text(text, "utf-8")
@@ -99,4 +99,7 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import importlib
 import subprocess
 import sys
 import time
@@ -131,6 +132,30 @@ def test_a_case_that_runs_out_of_memory_costs_only_its_own_rows(capsys):
     assert {row["measure"] for row in values} == {
         "time an image", "first round, with compiling", "fraction of the floor",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "module, given, message",
+    [
+        ("bench_kernel", ["--device", "cuda"], "there is no GPU that torch can use here"),
+        ("bench_generate", ["--device", "cuda"], "there is no GPU that torch can use here"),
+        ("bench_data", ["--device", "cuda"], "invalid choice: 'cuda'"),
+        ("bench_kernel", ["--csv", "/nowhere/rows.csv"], "--csv must be a file in a folder that is there"),
+        ("bench_kernel", ["--csv", "/"], "--csv must be a file in a folder that is there"),
+        ("bench_kernel", ["--seconds", "-1"], "must be a whole number, 0 or more, but got '-1'"),
+        ("bench_generate", ["--rounds", "0"], "must be a whole number, 1 or more, but got '0'"),
+        ("bench_generate", ["--dtype", "foo"], "invalid choice: 'foo'"),
+        ("measure_shortcuts", ["--seeds", "1"], "must be a whole number, 2 or more, but got '1'"),
+        ("run_all", ["--minutes", "0"], "must be a whole number, 1 or more, but got '0'"),
+        ("run_all", ["--only", "nothing"], "nothing is none of the benchmarks of cpu"),
+    ],
+)
+def test_what_a_benchmark_cannot_do_is_refused_at_once(module, given, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, *given])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(module).main()
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def test_ranks_whose_images_have_gone_are_not_waited_for(real, tmp_path, noticed
             write = Store.write_many
             Store.write_many = lambda store, *rows: write(store, *(row[1:] for row in rows))
             if not noticed:
-                Job._gone = lambda job, missing: missing & False
+                Job._gone = lambda job, missing, failures: missing & False
 
     found = run(2, real, tmp_path / "set", fault=lose)
     assert sorted(found) == [0, 1] and all(len(rest) == 1 for rest in found.values()), found
