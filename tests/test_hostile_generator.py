@@ -115,7 +115,7 @@ def test_the_scheduler_is_always_known(monkeypatch):
         StableUnCLIPGenerator(pipe, fingerprint=twice[0])
 
 
-@pytest.mark.parametrize("part", ["vae", "unet", "tokenizer"])
+@pytest.mark.parametrize("part", ["vae", "unet", "tokenizer", "image_noising_scheduler"])
 def test_a_part_that_was_replaced_is_refused(part):
     generator = make_generator()
     embeds, prompts = everything(generator)[:2]

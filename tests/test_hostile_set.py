@@ -267,6 +267,9 @@ def test_a_call_for_fewer_images_forgets_none(real, tmp_path):
     for path in sorted((tmp_path / "set").glob("dog/*.png"))[:5]:
         path.unlink()
     assert list(problems(tmp_path / "set").values()) == ["it is gone"] * 5
+    job_of(real, tmp_path / "set", num_per_class={"cat": 3}).make()
+    job_of(real, tmp_path / "set", num_per_class=10).make(shard=(0, 8))
+    assert list(problems(tmp_path / "set").values()) in (["it is gone"] * 5, ["it is gone"] * 4)
     job_of(real, tmp_path / "set", num_per_class=10).make()
     assert not problems(tmp_path / "set")
 

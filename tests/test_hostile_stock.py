@@ -92,6 +92,8 @@ def test_lists_become_one_again(real, tmp_path):
     path.with_name(f"{Stock.prefix}0").write_bytes(b"damaged")
     assert len(list((tmp_path / "set").glob(f"{Stock.prefix}*"))) == 3
     job.make()
+    assert contents(tmp_path / "set") == whole | {f"{Stock.prefix}0": b"damaged"}
+    assert problems(tmp_path / "set") == {f"{Stock.prefix}0": "its digest does not match its content"}
     assert contents(tmp_path / "set") == whole
     assert np.array_equal(job.store._stock.last_seen([job.plan[0].key, "0" * 32]) > 0, [True, False])
 

@@ -294,6 +294,8 @@ def test_the_command_line_passes_options_on(data, tmp_path, capsys):
     assert code == 1 and "guidance-0.2-0.6" in err and err.count("\n") == 1
     code, _, err = run(capsys, "generate", *argv, "--scheduler", "dpm")
     assert code == 2 and "argument --scheduler: invalid choice: 'dpm'" in err and err.count("\n") == 1
+    code, _, err = run(capsys, "generate", *argv, "--guidance-interval", 0.6, 0.2)
+    assert code == 2 and "--guidance-interval must be LO below HI, but got 0.6 0.2" in err and err.count("\n") == 1
 
 
 # --- Batch size

@@ -215,7 +215,7 @@ class Job:
         before = Report(0, int((mine & present).sum()), int((mine & failed).sum()), todo)
         if not todo:
             with suppress(OSError):  # a store that can only be read
-                self.store.take_stock(self.plan, present)
+                self.store.take_stock(self.plan, present, self.given_up())
             self.warn_of_doubt()
         if not todo or before.over(budget):
             return before
@@ -238,7 +238,7 @@ class Job:
         )
         there = self.present()
         gone = np.zeros_like(there) if report.untried else self._gone(mine & ~there, failures)
-        self.store.take_stock(self.plan, there | gone)
+        self.store.take_stock(self.plan, there | gone, self.given_up(failures))
         return replace(report, gone=int(gone.sum()))
 
     def _gone(self, missing: np.ndarray, failures: Mapping[str, Any]) -> np.ndarray:

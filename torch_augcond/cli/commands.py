@@ -153,6 +153,9 @@ def _loader(args: argparse.Namespace) -> Callable[[str], "Generator"]:
         torch.device(args.device or "cpu")
     except RuntimeError:
         raise UsageError(f"--device must be cpu, cuda, cuda:1, ..., but got {args.device!r}") from None
+    if args.guidance_interval and args.guidance_interval[0] >= args.guidance_interval[1]:
+        got = "{:g} {:g}".format(*args.guidance_interval)
+        raise UsageError(f"--guidance-interval must be LO below HI, but got {got}. For no guidance: --guidance-scale 1")
     devices = torch.cuda.device_count()
     device = args.device or (f"cuda:{shards.local_rank() % devices}" if devices else None)
     options = {name: getattr(args, name) for name in (*_CHANGING, "compile")}

@@ -6,7 +6,16 @@ from ..checks import listed
 
 __all__ = ["check_fingerprint", "check_parts", "check_widths", "parts_of"]
 
-_PARTS = ("feature_extractor", "image_encoder", "image_normalizer", "tokenizer", "text_encoder", "unet", "vae")
+_PARTS = (
+    "feature_extractor",
+    "image_encoder",
+    "image_normalizer",
+    "image_noising_scheduler",
+    "tokenizer",
+    "text_encoder",
+    "unet",
+    "vae",
+)
 
 
 def check_widths(pipe: Any) -> None:
@@ -43,7 +52,7 @@ def check_fingerprint(fingerprint: Any) -> None:
 
 
 def parts_of(pipe: Any) -> dict[str, Any]:
-    """All but the scheduler, which may be replaced."""
+    """All but the denoising scheduler, which may be replaced."""
     return {name: getattr(pipe, name) for name in _PARTS}
 
 

@@ -360,9 +360,16 @@ class Store:
             return Settings(**self.recorded())
         return None
 
-    def take_stock(self, plan: Plan, present: np.ndarray) -> None:
-        """Writes down which images of ``plan`` there are (``present``), so that `verify` misses what is gone later."""
-        self._stock.take(plan, present)
+    def take_stock(self, plan: Plan, present: np.ndarray, failed: np.ndarray) -> None:
+        """Writes down which images of ``plan`` there are (``present``), so that `verify` misses what is gone later.
+
+        Args:
+            failed: Which are missing because they failed: these are missed no more.
+
+        Shape:
+            present, failed: bool (N,).
+        """
+        self._stock.take(plan, present, failed)
 
     def turns(self, plan: Plan, rows: Sequence[int], size: int) -> Turns:
         """Deals out the images in these ``rows``, so that processes filling one set hardly make one twice."""

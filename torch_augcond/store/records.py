@@ -60,8 +60,9 @@ def _is_failure(record: Any) -> bool:
 class Stock:
     """Which images there were when the set was last filled: what is gone since then is missed.
 
-    Whoever asks for fewer takes none off the list that is still there. A list is a file that is named after its content
-    and takes the place of those it was made from, so of two processes that end together neither loses the other's.
+    Whoever asks for fewer takes none off the list; only what was set aside as stale, or has failed since, leaves it. A
+    list is a file that is named after its content and takes the place of those it was made from, so of two processes
+    that end together neither loses the other's.
     """
 
     prefix = ".augcond-stock-"
@@ -69,16 +70,17 @@ class Stock:
     def __init__(self, root: Path):
         self._root = root
 
-    def take(self, plan: "Plan", present: np.ndarray) -> None:
-        """Writes down the images of ``plan`` that are there, and others on the list that are, unless that is done."""
+    def take(self, plan: "Plan", present: np.ndarray, failed: np.ndarray) -> None:
+        """Writes down the images of ``plan`` that are there, and the others on the list, less the failed ones."""
         ending = extension(plan.settings.image_size)
         keys = np.ascontiguousarray(plan.keys).view("S16")[:, 0]
         there = {escape_class(name): np.sort(keys[rows][present[rows]]) for name, rows in plan.by_class()}
-        old = metadata(self._root, self.prefix)
+        old, failures = metadata(self._root, self.prefix), keys[failed]
         if not self._is(old, _sealed(ending, there)):
-            listed = self._listed(old)[1]
-            known = {folder: self._with_surplus(folder, there.get(folder, _NONE), listed[folder]) for folder in listed}
-            self._replace(old, _sealed(ending, there | known))
+            whole, _, listed = self._listed(old)
+            surplus = {folder: self._surplus(folder, keys, failures) for folder, keys in listed.items()}
+            known = {folder: np.union1d(there.get(folder, _NONE), keys) for folder, keys in surplus.items()}
+            self._replace(whole, _sealed(ending, there | known))
 
     def _is(self, files: list[Path], data: bytes) -> bool:
         """Whether this is all that the files hold."""
@@ -97,17 +99,14 @@ class Stock:
                 if file != path:
                     file.unlink(missing_ok=True)
 
-    def _with_surplus(self, folder: str, there: np.ndarray, listed: np.ndarray) -> np.ndarray:
-        """These keys, and others on the list that are there."""
-        surplus = np.isin(listed, there, invert=True)
-        if surplus.any():
-            found = {name[:32] for name in images(self._root / folder)}
-            surplus[surplus] = [key.hex() in found for key in _as_bytes(listed[surplus])]
-        return np.union1d(there, listed[surplus])
+    def _surplus(self, folder: str, listed: np.ndarray, failures: np.ndarray) -> np.ndarray:
+        """Those on the list that neither failed nor were set aside as stale."""
+        stale = [bytes.fromhex(name[:32]) for name in images(aside_of(self._root) / "stale" / folder)]
+        return np.setdiff1d(listed, np.concatenate([failures, np.array(stale, "S16")]))
 
     def missing(self) -> Iterator[Path]:
         """The images on the list that are gone, but for stale ones; none where there is no list, or it is damaged."""
-        ending, listed = self._listed(metadata(self._root, self.prefix))
+        _, ending, listed = self._listed(metadata(self._root, self.prefix))
         for folder, keys in listed.items():
             there = set(images(self._root / folder)) if (self._root / folder).is_dir() else set()
             names = [f"{key.hex()}.{ending}" for key in _as_bytes(keys)]
@@ -120,14 +119,14 @@ class Stock:
         times, wanted = np.zeros(len(keys)), np.array([bytes.fromhex(key) for key in keys], "S16")
         for path in metadata(self._root, self.prefix):
             with suppress(FileNotFoundError):
-                written, listed = path.stat().st_mtime, self._listed([path])[1].values()
+                written, listed = path.stat().st_mtime, self._listed([path])[2].values()
                 there = np.isin(wanted, np.concatenate([_NONE, *listed]))
                 times[there] = np.maximum(times[there], written)
         return times
 
-    def _listed(self, files: Sequence[Path]) -> tuple[str, dict[str, np.ndarray]]:
-        """The ending of the images on the lists, and {folder: keys}; what is damaged is left out."""
-        ending, listed = "", {}
+    def _listed(self, files: Sequence[Path]) -> tuple[list[Path], str, dict[str, np.ndarray]]:
+        """The lists that are whole, the ending of the images on them, and {folder: keys}; `verify` finds the others."""
+        whole, ending, listed = [], "", {}
         for file in files:
             with suppress(ValueError, TypeError, KeyError, FileNotFoundError):
                 record, data = unseal_with(read_regular(file, MAX_METADATA))
@@ -135,7 +134,8 @@ class Stock:
                 for name, count in record["folders"]:
                     here, keys = keys[: int(count)], keys[int(count) :]
                     listed[str(name)] = np.union1d(listed[str(name)], here) if str(name) in listed else here
-        return ending, listed
+                whole.append(file)
+        return whole, ending, listed
 
 
 def _sealed(ending: str, listed: dict[str, np.ndarray]) -> bytes:
