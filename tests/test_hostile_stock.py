@@ -164,3 +164,22 @@ def test_one_process_tries_again_what_was_made_and_damaged(real, tmp_path, monke
     assert len(synthetic) == 6
     Path(synthetic.samples[0][0]).unlink()
     assert len(AugConditionedSynthetic(ImageFolder(real), **options)) == 6
+
+
+def test_only_what_was_copied_to_another_disk_goes(tmp_path, monkeypatch):
+    """While one process sets a damaged image aside, another has done so already, and a third has made it again."""
+    path, aside = tmp_path / "image", tmp_path / "aside"
+    path.write_bytes(b"damaged")
+    aside.mkdir()
+    really = os.replace
+
+    def replace(source, target):
+        if source == path:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        (tmp_path / "new").write_bytes(b"whole")
+        really(tmp_path / "new", path)
+        really(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    disk.move(path, aside / "image", aside)
+    assert path.read_bytes() == b"whole" and (aside / "image").read_bytes() == b"damaged"

@@ -201,10 +201,12 @@ def move(path: Path, target: Path, root: Path) -> None:
         if not is_regular(path):
             shutil.move(path, target)
             return
-        with open(path, "rb") as source, written(target, root) as file:
-            shutil.copyfileobj(source, file)
-        sync_folder(target.parent)
-        path.unlink()
+        with open(path, "rb") as source:
+            with written(target, root) as file:
+                shutil.copyfileobj(source, file)
+            sync_folder(target.parent)
+            if os.path.samestat(os.fstat(source.fileno()), path.lstat()):  # another one may have been made meanwhile
+                path.unlink()
 
 
 def temp_path(root: Path, mark: str = "-") -> Path:
