@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -298,8 +299,8 @@ def _made_by(fingerprint: str, name: str) -> bool:
 
 def _doubt(fingerprint: str, name: str) -> str | None:
     """Why the generator of that name may have another fingerprint."""
-    if "+" in fingerprint:
-        return f"generator={name!r} has no options, and {fingerprint.partition('+')[2]!r} are some"
+    if options := re.search("[+#].*", fingerprint):
+        return f"generator={name!r} has no options, and {options[0][1:]!r} are some"
     if fingerprint.startswith("local@") and name != "tiny" and not os.path.isdir(name):
         return f"generator={name!r} is no folder here, so nothing tells which images are its own"
     return None

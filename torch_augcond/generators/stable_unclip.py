@@ -240,6 +240,7 @@ class StableUnCLIPGenerator:
         """
         check_numbers(self.pipe, guidance_scale, num_inference_steps, noise_level)
 
+    @undisturbed
     def generate(
         self,
         image_embeds: Tensor,

@@ -9,7 +9,7 @@ import torch
 
 from ..checks import brief, listed, warn
 
-__all__ = ["as_label", "class_names", "int_labels", "is_int", "unique"]
+__all__ = ["as_label", "class_names", "int_labels", "is_int", "names_binary", "unique"]
 
 
 def is_int(value: Any) -> bool:
@@ -64,7 +64,7 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
     Warns if both are there and call a label that is `present` otherwise. Those that are `absent` must have a name, too.
     """
     to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
-    if getattr(dataset, "_target_types", None) == ["binary-category"]:  # OxfordIIITPet's `classes` are the breeds
+    if names_binary(dataset):
         to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
@@ -83,6 +83,11 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
         missing = listed(sorted({*present, *absent} - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
     return {label: str(label) for label in present}
+
+
+def names_binary(dataset: Any) -> bool:
+    """Whether it is an OxfordIIITPet of cats and dogs: its `classes` are the breeds."""
+    return getattr(dataset, "_target_types", None) == ["binary-category"]
 
 
 def _by_label(class_to_idx: dict[str, int]) -> dict[int, str]:

@@ -23,7 +23,7 @@ from .images import (
     open_image,
     to_rgb,
 )
-from .labels import as_label, is_int
+from .labels import as_label, is_int, names_binary
 from .layers import DEFAULT_LOADERS, image_transforms_off, transforms_all, transforms_off
 
 __all__ = ["Progress", "flatten"]
@@ -94,7 +94,8 @@ class _Folder:
         label_of = getattr(self.dataset, "class_to_idx", None)
         if not isinstance(label_of, dict):
             return
-        roots = [os.path.join(root, "") for root in (os.fspath(self.dataset.root), os.path.abspath(self.dataset.root))]
+        root = os.fspath(self.dataset.root)
+        roots = [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
         folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label in samples}
         wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
         if wrong:
@@ -124,12 +125,12 @@ class _Folder:
         return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
 
 
-def _below(path: str, above: str, absolute: str) -> str:
+def _below(path: str, above: str, *others: str) -> str:
     """What follows a folder in a path, though that may be written otherwise: from the root of the system, say."""
     if path.startswith(above):
-        return path[len(above) :]
+        return path[len(above) :].lstrip(os.sep)
     whole = os.path.abspath(path)
-    return whole[len(absolute) :] if whole.startswith(absolute) else path
+    return next((whole[len(other) :] for other in others if whole.startswith(other)), path)
 
 
 def _is_named(loader: Any) -> bool:
@@ -212,21 +213,22 @@ class _Items:
             if all(is_int(values[i]) and int(values[i]) == label for i, label in seen.items()):
                 self.believed = name, values
                 return [values[i] for i in indices.tolist()]
-            if name == "targets":
-                self._warn_of_names(values, seen)
+            self._warn_of_names(name, values, seen)
         return [self._label(i) for i in progress(indices.tolist())]
 
     def known_labels(self) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out, if there is a list of them."""
         return self.believed[1] if self.believed else ()
 
-    def _warn_of_names(self, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
-        """Items that contradict ints in `targets` may mean something else than the names, of which prompts are made."""
+    def _warn_of_names(self, where: str, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
+        """Items that contradict labels with a name may mean something else by theirs: prompts are made of names."""
         named = [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
-        if named and all(is_int(targets[i]) for i in seen):
+        if not named or names_binary(self.dataset):
+            return
+        if all(is_int(targets[i]) and targets[i] < len(getattr(self.dataset, named[0])) for i in seen):
             first = next(i for i, label in seen.items() if int(targets[i]) != label)
             warn(
-                f"`targets` says {targets[first]} and the item {seen[first]} at index {first}: labels are read from "
+                f"`{where}` says {targets[first]} and the item {seen[first]} at index {first}: labels are read from "
                 f"the items. Names are still those of `{named[0]}`: give others if the labels mean something else."
             )
 
@@ -235,7 +237,8 @@ class _Items:
         whole = image_transforms_off(self.dataset)
         for i in progress(indices.tolist()):
             try:
-                label, changed = whole[i][1], change(self._item(i)[1])
+                taken = self.believed[1][i] if self.believed else self._item(i)[1]
+                label, changed = whole[i][1], change(taken)
                 same = bool(np.all(np.asarray(label) == np.asarray(changed)))
             except Exception:  # no image, say: nothing is known of it
                 continue
