@@ -136,9 +136,9 @@ def reading(number, rounds=9):
                     needed = _memory(_loader(data, workers)) / 2**20
                     yield row(f"{name}, {size} px, {workers} workers", "memory of loading", needed, "MiB")
                 loaders = {name: _loader(data, workers) for name, data in datasets.items()}
-                runs = {name: lambda loader=loader: list(loader) for name, loader in loaders.items()}
-                for name, took in turns(runs, 3, time.perf_counter).items():
-                    yield row(f"{name}, {size} px, {workers} workers", "loading", number / took, "images/s", 3)
+                runs = {name: lambda loader=loader: sum(1 for _ in loader) for name, loader in loaders.items()}
+                for name, took in turns(runs, rounds, time.perf_counter).items():
+                    yield row(f"{name}, {size} px, {workers} workers", "loading", number / took, "images/s", rounds)
 
 
 def _memory(loader):
