@@ -60,8 +60,12 @@ def sample(seen, count, seed):
 def test_killed_at_any_step(undisturbed, tmp_path, count):
     real, whole, seen = undisturbed
     for turn, (point, number) in enumerate(sample(seen, count, seed=count)):
-        life, fault = Life(real, tmp_path / str(turn)), Fault(point, number, kill_myself)
-        assert in_child(live, life, fault) == -signal.SIGKILL, (point, number)
+        life = Life(real, tmp_path / str(turn))
+        ended = in_child(live, life, Fault(point, number, kill_myself))
+        if ended == 0:  # passed less often than before: threads that make one folder at once try it once each
+            life = Life(real, tmp_path / f"{turn} again")
+            ended = in_child(live, life, Fault(point, 1, kill_myself))
+        assert ended == -signal.SIGKILL, (point, number)
         assert_whole_again(life, whole, point[0])
 
 
