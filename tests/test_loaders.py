@@ -4,6 +4,7 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -146,3 +147,33 @@ class TestDefaultRoots:
         texts += [identity(is_valid_file=partial(re.search, f"{k}[.]png")) for k in range(2)]
         assert len(set(texts)) == 6
         assert texts[0] == f"ImageFolder:{folder}"
+
+
+LOADER = """
+from PIL import Image
+SIZE = {size}
+def half(image):
+    return image.resize(({half}, SIZE))
+def read(path):
+    return half(Image.open(path).convert("RGB"))
+"""
+
+
+def module(**numbers):
+    made = ModuleType("user_loader")
+    exec(LOADER.format(**{"size": 8, "half": 4} | numbers), vars(made))
+    return made
+
+
+def test_a_named_loader_whose_code_has_changed(folder, monkeypatch):
+    monkeypatch.setattr(images, "_SETTLED_NS", -1)
+    cache = {}
+    first = digests(folder, module().read, cache)
+    assert len(cache) == 10 and digests(folder, module().read, dict(cache)) == first
+    for other in (module(size=9), module(half=5)):
+        changed = digests(folder, other.read, dict(cache))
+        assert changed == digests(folder, other.read, {}) and not {*changed} & {*first}
+
+
+def digests(folder, loader, cache):
+    return Sources.from_dataset(ImageFolder(folder, loader=loader)).digests(cache=cache)

@@ -52,8 +52,8 @@ class _Inherited:
         found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
         firsts: dict[int, int] = {}
         pattern = [v is not None and (firsts.setdefault(id(v), len(firsts)), callable(v)) for v in found]
-        if dataset._checked.get(self.name) != pattern:
-            getattr(dataset._real[0], self.name)  # for its checks
+        if dataset._checked.setdefault(self.name, pattern) != pattern:
+            _check(dataset._real[0], self.name)
             dataset._checked[self.name] = pattern
         return next((value for value in found if value is not None), None)
 
@@ -67,11 +67,16 @@ def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ..
     Raises:
         ValueError: If one is ambiguous and the user has given none to use instead.
     """
-    if "transform" not in own:
-        sources.transform  # noqa: B018 - for its checks
-    if "target_transform" not in own:
-        sources.check_target_transform(track("comparing labels"))
+    for name in sorted({"transform", "target_transform"} - own.keys()):
+        _check(sources, name)
     return tuple(layers(sources.dataset))
+
+
+def _check(sources: Sources, name: str) -> None:
+    if name == "transform":
+        sources.transform  # noqa: B018 - for its checks
+    else:
+        sources.check_target_transform(track("comparing labels"))
 
 
 class AugConditionedSynthetic(DatasetFolder):

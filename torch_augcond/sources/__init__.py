@@ -20,7 +20,7 @@ from .images import (
     readable,
     to_rgb,
 )
-from .labels import class_names, int_labels, is_int, unique
+from .labels import class_names, int_labels, is_int, unique, warn_of_unused
 from .layers import joint_transforms, layers
 from .readers import Progress, flatten
 
@@ -80,18 +80,22 @@ class Sources:
             for row, value in zip(rows.tolist(), leaf.labels(index[rows], progress), strict=True):
                 values[row] = value
         sources.labels = int_labels(values, sources.name)
-        sources.class_of = sources._merged_names()
+        sources.class_of = sources._merged_names(progress)
         return sources
 
-    def _merged_names(self) -> dict[int, str]:
+    def _merged_names(self, progress: Progress) -> dict[int, str]:
         merged: dict[int, str] = {}
         for k, leaf in enumerate(self.leaves):
-            labels = self.labels[self.part == k]
-            known = leaf.known_labels() if len(labels) < len(leaf.dataset) else ()
-            known = {int(label) for label in known if is_int(label)}
+            labels = np.unique(self.labels[self.part == k]).tolist()
+            is_whole = np.count_nonzero(self.part == k) == len(leaf.dataset)
             # Without a 0 they may count from 1, which a Subset that lacks the last class doesn't show.
+            known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
+            known = {int(label) for label in known if is_int(label)}
             absent = () if 0 in known else [label for label in known if label > 0]
-            for label, name in class_names(leaf.dataset, np.unique(labels).tolist(), absent).items():
+            names = class_names(leaf.dataset, labels, absent)
+            if leaf.by_place:
+                warn_of_unused(names, known)
+            for label, name in names.items():
                 if merged.setdefault(label, name) != name:
                     raise ValueError(
                         f"the parts of a ConcatDataset must agree on label {label}, but got "
@@ -155,10 +159,13 @@ class Sources:
         joint = (
             getattr(getattr(layer, "transforms", None), "target_transform", None) for layer in layers(self.dataset)
         )
-        if not change and not any(joint):  # torchvision's joint one goes on with what was set to None since
-            return
+        joint = any(joint)  # torchvision's goes on with what was set to None since
         for k, leaf in enumerate(self.leaves):
-            if label := leaf.another_label(self.index[self.part == k], change or (lambda label: label), progress):
+            if not (change or joint or leaf.is_joint):
+                continue
+            rows = np.flatnonzero(self.part == k)
+            labels = dict(zip(self.index[rows].tolist(), self.labels[rows].tolist(), strict=True))
+            if label := leaf.another_label(labels, change or (lambda label: label), progress):
                 raise ValueError(
                     f"`target_transform` can't be taken over from a dataset whose {label}. "
                     "Pass `target_transform=` explicitly: it is given the label as read without any."

@@ -169,16 +169,19 @@ def check_header(path: str) -> None:
 
 
 def as_pil(value: Any, name: str) -> Image.Image:
-    """PIL images and uint8 arrays (H, W[, C]) or tensors ([C,] H, W); anything else is a mistake in the dataset."""
+    """PIL images and uint8 arrays (H, W[, C]) or tensors ([C,] H, W); anything else is a mistake in the dataset.
+
+    Arrays have one channel or three: a fourth may be transparency or anything else.
+    """
     if isinstance(value, Image.Image):
         return value
     shape = tuple(getattr(value, "shape", ()))
     channels = shape[0 if isinstance(value, torch.Tensor) else -1] if len(shape) == 3 else 1
     is_array = isinstance(value, (np.ndarray, torch.Tensor)) and str(value.dtype).endswith("uint8")
-    if not is_array or len(shape) not in (2, 3) or channels not in (1, 3, 4):
+    if not is_array or len(shape) not in (2, 3) or channels not in (1, 3):
         got = f"{value.dtype} {type(value).__name__} {shape}" if hasattr(value, "dtype") else type(value).__name__
         raise TypeError(
-            f"the image of {name} must be a PIL image, a uint8 array (H, W, 1|3|4) or a uint8 tensor (1|3|4, H, W), "
+            f"the image of {name} must be a PIL image, a uint8 array (H, W, 1|3) or a uint8 tensor (1|3, H, W), "
             f"but got {got}. Images are read before the dataset's `transform`: give steps such as ToTensor or "
             "Normalize as its `transform` attribute, not inside `__getitem__`."
         )

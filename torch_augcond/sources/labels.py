@@ -1,7 +1,7 @@
 """Labels, and what the classes that they stand for are called."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 
 from ..checks import brief, listed, warn
 
-__all__ = ["as_label", "class_names", "int_labels", "is_int", "names_binary", "unique"]
+__all__ = ["as_label", "class_names", "int_labels", "is_int", "names_binary", "unique", "warn_of_unused"]
 
 
 def is_int(value: Any) -> bool:
@@ -83,6 +83,16 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
         missing = listed(sorted({*present, *absent} - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
     return {label: str(label) for label in present}
+
+
+def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:
+    """Where all labels are fewer than their names, and count from 0 or 1, they may be others than the names are for."""
+    low, unused = min(known, default=0), sorted(names.keys() - known)
+    if known and unused and low <= 1 and set(known) == set(range(low, low + len(known))):
+        warn(
+            f"{len(names)} classes have names, but no image has the label {listed(unused)}. Names are given by label: "
+            f"check that {low} means {names[low]!r}, or correct `classes` and `class_to_idx`."
+        )
 
 
 def names_binary(dataset: Any) -> bool:

@@ -1,36 +1,40 @@
 """A dataset and the datasets it holds: walked through, and copied without their transforms."""
 
 import copy
+import random
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from numbers import Number
+from types import SimpleNamespace
 from typing import Any
 
-from PIL import Image
+import numpy as np
+import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
-from torchvision.datasets.folder import default_loader, pil_loader
 from torchvision.datasets.vision import StandardTransform
 
-from .images import open_image
+from .loaders import DEFAULT_LOADERS, careful_loader
 
 __all__ = [
-    "DEFAULT_LOADERS",
+    "Untouched",
     "image_transforms_off",
     "joint_transforms",
     "layers",
+    "random_kept",
     "transforms_all",
     "transforms_off",
 ]
 
-DEFAULT_LOADERS = (default_loader, pil_loader)
 _DICTS = (dict, OrderedDict, defaultdict)
-_CONTAINERS = (list, tuple, *_DICTS)
 _TRANSFORMS = frozenset(["transform", "target_transform", "transforms"])
+_MANY = 1000  # a longer list is one of samples: what its items hold is not looked into
 
 
 def layers(dataset: Any) -> Iterator[Any]:
-    """`dataset` and every dataset it wraps, outermost first, each once: also those in lists, tuples and dicts."""
+    """`dataset` and every dataset it wraps, outermost first, each once: also those in lists, dicts and namespaces."""
     yield from _layers(dataset, set())
 
 
@@ -39,45 +43,80 @@ def _layers(dataset: Any, seen: set[int]) -> Iterator[Any]:
         return
     seen.add(id(dataset))
     yield dataset
+    for inner in _inner(dataset):
+        yield from _layers(inner, seen)
+
+
+def _inner(dataset: Any) -> list[Any]:
+    """The datasets that it holds itself."""
     if getattr(type(dataset), "__getitem__", None) is DatasetFolder.__getitem__:
-        return  # it reads files only, and its lists may be long
+        return []  # it reads files only, and its lists may be long
+    parts = []
     if isinstance(dataset, Subset | ConcatDataset):  # they hold anything that has items
-        for inner in [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets:
-            yield from _layers(inner, seen)
-    for value in list(getattr(dataset, "__dict__", {}).values()):
-        for inner in _datasets_in(value, seen):
-            yield from _layers(inner, seen)
+        parts = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
+    return [*parts, *filter(_is_dataset, _values(_attributes(dataset)))]
 
 
-def _datasets_in(value: Any, seen: set[int]) -> Iterator[Any]:
-    if _is_dataset(value):
+def _attributes(holder: Any) -> dict[str, Any]:
+    """What an object holds itself, in its `__dict__` or in slots."""
+    slots = [name for kind in type(holder).__mro__ for name in _slots(kind)]
+    return {name: getattr(holder, name) for name in slots if hasattr(holder, name)} | getattr(holder, "__dict__", {})
+
+
+def _slots(kind: type) -> list[str]:
+    names = vars(kind).get("__slots__", ())
+    names = [names] if isinstance(names, str) else list(names)
+    return [f"_{kind.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n for n in names]
+
+
+def _values(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """What `value` holds if it is a container, in containers that it holds as well; else itself."""
+    seen = set() if seen is None else seen
+    if (inner := _held(value)) is None:
         yield value
-    elif type(value) in (list, tuple):
-        yield from filter(_is_dataset, value)
-    elif type(value) in _DICTS and id(value) not in seen:
+    elif id(value) not in seen:
         seen.add(id(value))
-        for inner in list(value.values()):
-            yield from _datasets_in(inner, seen)
+        for x in inner:
+            yield from (x,) if len(inner) > _MANY else _values(x, seen)
 
 
-def _is_dataset(value: Any) -> bool:
-    """Whether it is torch's, or of a plain class with items and transforms: not a transform that holds several."""
+def _held(value: Any) -> list[Any] | None:
+    """The items of a container of a kind that is known to be no more than one, and can be copied with others."""
+    if type(value) in (list, tuple) or _is_named_tuple(value):
+        return list(value)
+    if type(value) in _DICTS:
+        return list(value.values())
+    return list(vars(value).values()) if type(value) is SimpleNamespace else None
+
+
+def _is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(type(value), "_make")
+
+
+def _is_dataset(value: Any, above: frozenset[int] = frozenset()) -> bool:
+    """Whether it is torch's, or of a plain class with items, and transforms or datasets: not a transform of several."""
     if isinstance(value, Dataset):
         return True
-    own = getattr(value, "__dict__", None)
-    if not own or _TRANSFORMS.isdisjoint(own) or callable(value):
+    if not _has_items(type(value)) or callable(value) or _held(value) is not None or id(value) in above:
         return False
-    return hasattr(type(value), "__getitem__") and hasattr(type(value), "__len__")
+    own, above = _attributes(value), above | {id(value)}
+    return not _TRANSFORMS.isdisjoint(own) or any(_is_dataset(inner, above) for inner in _values(own))
+
+
+@cache
+def _has_items(kind: type) -> bool:
+    return kind.__module__ != "builtins" and hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
 
 
 class Untouched:
     """Stands in for `transform(image)`, `transform(image, flag)`, `transforms(image, target)`, `transform(image=…)`.
 
-    It counts its calls: where a transform is set and isn't called, what comes may be transformed already.
+    It counts its calls: where a transform is set and isn't called, what comes may be transformed already. And it notes
+    whether it was given a label as well, which such a transform may change.
     """
 
     def __init__(self, is_of: str = "an image") -> None:
-        self.calls, self.is_of = 0, is_of
+        self.calls, self.is_of, self.is_joint = 0, is_of, False
 
     def __call__(self, *args: Any, **fields: Any) -> Any:
         self.calls += 1
@@ -85,22 +124,22 @@ class Untouched:
             return fields
         if self.is_of == "an image" and isinstance(args[0], str | Number):
             raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
-        return args[0] if len(args) == 1 or isinstance(args[1], bool) else args
+        if len(args) == 1 or isinstance(args[1], bool):
+            return args[0]
+        self.is_joint = True
+        return args
 
 
-def transforms_off(dataset: Any) -> tuple[Any, Untouched]:
+def transforms_off(dataset: Any) -> tuple[Any, dict[str, Untouched]]:
     """A copy of `dataset` (and of the datasets that `layers` finds in it) that returns what it reads.
 
     It shares what is large. Lists and dicts are its own, so that a cache which reading fills is not the user's. The
-    second is what it calls in the place of transforms of images. Where nothing is to be switched off, it is `dataset`
-    itself: a copy would share its open files, but not what it knows of them.
+    second is what it calls in the place of transforms. Where nothing is to be switched off, it is `dataset` itself: a
+    copy would share its open files, but not what it knows of them.
     """
-    stand = Untouched()
-    if not any(map(_is_changed, layers(dataset))):
-        return dataset, stand
-    return _copied(
-        dataset, {"transform": stand, "target_transform": Untouched("a label"), "transforms": stand}, {}
-    ), stand
+    stands = {name: Untouched("a label" if name == "target_transform" else "an image") for name in sorted(_TRANSFORMS)}
+    is_changed = any(map(_is_changed, layers(dataset)))
+    return _copied(dataset, stands, {}) if is_changed else dataset, stands
 
 
 def _is_changed(dataset: Any) -> bool:
@@ -108,15 +147,31 @@ def _is_changed(dataset: Any) -> bool:
     return is_set or any(getattr(dataset, "loader", None) is loader for loader in DEFAULT_LOADERS)
 
 
-def image_transforms_off(dataset: Any) -> Any:
+def image_transforms_off(dataset: Any) -> tuple[Any, Untouched]:
     """Such a copy that still transforms labels."""
-    return _copied(dataset, {"transform": Untouched()}, {})
+    stand = Untouched()
+    return _copied(dataset, {"transform": stand}, {}), stand
 
 
-def transforms_all(dataset: Any) -> bool:
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Transforms that run in it draw nothing of what the user's own would draw later."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - that of the user's
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def transforms_all(dataset: Any, above: frozenset[int] = frozenset()) -> bool:
     """Whether every image of `dataset` goes through a transform: its own, or that of each dataset it holds."""
-    own, *inner = (bool(getattr(x, "transform", None) or joint_transforms(x)) for x in layers(dataset))
-    return own or (len(inner) > 0 and all(inner))
+    if getattr(dataset, "transform", None) or joint_transforms(dataset):
+        return True
+    above |= {id(dataset)}
+    inner = [x for x in _inner(dataset) if id(x) not in above]
+    return len(inner) > 0 and all(transforms_all(x, above) for x in inner)
 
 
 def joint_transforms(dataset: Any) -> Any:
@@ -129,11 +184,10 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
     if id(dataset) in made:
         return made[id(dataset)]
     made[id(dataset)] = raw = _twin(dataset)
-    if any(getattr(raw, "__dict__", {}).get("loader") is loader for loader in DEFAULT_LOADERS):
-        raw.__dict__["loader"] = _careful_loader
-    for name, value in list(getattr(raw, "__dict__", {}).items()):
-        if _is_dataset(value) or type(value) in _CONTAINERS:
-            raw.__dict__[name] = _own(value, stands, made)
+    for name, value in _attributes(raw).items():
+        is_default = name == "loader" and any(value is loader for loader in DEFAULT_LOADERS)
+        if (own := careful_loader if is_default else _own(value, stands, made)) is not value:
+            _put(raw, name, own)
     for name, stand in stands.items():
         if isinstance(getattr(type(dataset), name, None), property):  # what it sets may be the user's: it stays, and
             continue  # unless it is that of a dataset which is copied as well, it will be noticed that it isn't called
@@ -143,6 +197,14 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
     if "transforms" not in stands and isinstance(joint, StandardTransform):
         object.__setattr__(raw, "transforms", StandardTransform(None, joint.target_transform))
     return raw
+
+
+def _put(raw: Any, name: str, value: Any) -> None:
+    """Where `_attributes` finds it, whatever its class does when it is set."""
+    if name in getattr(raw, "__dict__", {}):
+        raw.__dict__[name] = value
+    else:
+        object.__setattr__(raw, name, value)
 
 
 def _twin(dataset: Any) -> Any:
@@ -162,15 +224,20 @@ def _own(value: Any, stands: Mapping[str, Untouched], made: dict[int, Any]) -> A
     """`value` for a copy: containers are copied as far as `layers` looks into them."""
     if _is_dataset(value):
         return _copied(value, stands, made)
-    if type(value) in (list, tuple):
-        return type(value)(_copied(x, stands, made) if _is_dataset(x) else x for x in value)
-    if type(value) not in _DICTS:
-        return value
-    if id(value) not in made:
-        made[id(value)] = own = value.copy()
-        for key, inner in value.items():
-            own[key] = _own(inner, stands, made)
-    return made[id(value)]
+    if id(value) in made or (inner := _held(value)) is None:
+        return made.get(id(value), value)
+    if not isinstance(value, tuple):
+        made[id(value)] = copy.copy(value)  # before it is filled: it may hold itself
+    copies = [_own(x, stands, made) if len(inner) <= _MANY or _is_dataset(x) else x for x in inner]
+    if isinstance(value, tuple):
+        return getattr(type(value), "_make", tuple)(copies)
+    own = made[id(value)]
+    if isinstance(value, list):
+        own[:] = copies
+    else:
+        fields = vars(own) if isinstance(value, SimpleNamespace) else own
+        fields.update(zip(value if fields is own else vars(value), copies, strict=True))
+    return own
 
 
 def _stand_in(value: Any, stand: Untouched) -> Any:
@@ -180,8 +247,3 @@ def _stand_in(value: Any, stand: Untouched) -> Any:
     if isinstance(value, dict):
         return {key: _stand_in(inner, stand) for key, inner in value.items()}
     return [_stand_in(inner, stand) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _careful_loader(path: str) -> Image.Image:
-    """What torchvision's loaders return, of the files that `open_image` takes."""
-    return open_image(path)[0].convert("RGB")

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
-from types import BuiltinFunctionType, FunctionType, MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,8 @@ from .images import (
     to_rgb,
 )
 from .labels import as_label, is_int, names_binary
-from .layers import DEFAULT_LOADERS, image_transforms_off, transforms_all, transforms_off
+from .layers import Untouched, image_transforms_off, random_kept, transforms_all, transforms_off
+from .loaders import DEFAULT_LOADERS, is_named, what_loads
 
 __all__ = ["Progress", "flatten"]
 
@@ -50,6 +52,8 @@ class _Folder:
 
     contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
     raw: Any = None  # it is read without a copy
+    is_joint = False  # torchvision's own `__getitem__` transforms a label by itself
+    by_place = False  # a label is that of its folder
 
     def __init__(self, dataset: DatasetFolder) -> None:
         self.dataset, self.samples = dataset, list(dataset.samples)
@@ -74,11 +78,13 @@ class _Folder:
 
     def entry(self, index: int) -> tuple[str, int, str] | None:
         """By what a cache knows the image, where a loader of the user's own has a name that stands for it."""
-        loader = self.dataset.loader
-        # Without its module, which is another one where a script is imported and not run.
-        return entry_through(self.path(index), loader.__qualname__) if _is_named(loader) else None
+        return entry_through(self.path(index), self._loads) if self._loads else None
 
-    def another_label(self, indices: np.ndarray, change: Callable[[int], Any], progress: Progress) -> None:
+    @cached_property
+    def _loads(self) -> str | None:
+        return what_loads(self.dataset.loader) if is_named(self.dataset.loader) else None
+
+    def another_label(self, labels: Mapping[int, int], change: Callable[[int], Any], progress: Progress) -> None:
         return None  # torchvision's own `__getitem__`
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
@@ -86,7 +92,7 @@ class _Folder:
         self._check_names(samples)
         return [label for _, label in samples]
 
-    def known_labels(self) -> list[Any]:
+    def known_labels(self, progress: Progress, must_read: bool) -> list[Any]:
         return [label for _, label in self.samples]
 
     def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
@@ -109,7 +115,7 @@ class _Folder:
         dataset, root = self.dataset, os.path.abspath(self.dataset.root)
         text = f"{type(dataset).__qualname__}:{root}"
         if dataset.loader not in DEFAULT_LOADERS:
-            text += f" {dataset.loader.__qualname__ if _is_named(dataset.loader) else _first(self)}"
+            text += f" {dataset.loader.__qualname__ if is_named(dataset.loader) else _first(self)}"
         if dataset.extensions is not None and tuple(dataset.extensions) != IMG_EXTENSIONS:
             text += f" {sorted(dataset.extensions)}"
         if self._is_scan():
@@ -133,14 +139,6 @@ def _below(path: str, above: str, *others: str) -> str:
     return next((whole[len(other) :] for other in others if whole.startswith(other)), path)
 
 
-def _is_named(loader: Any) -> bool:
-    """Whether its name stands for it: a function that neither holds nor is given anything."""
-    if not isinstance(loader, FunctionType | BuiltinFunctionType) or "<" in loader.__qualname__:
-        return False
-    held = [getattr(loader, name, None) for name in ("__closure__", "__defaults__", "__kwdefaults__")]
-    return not any(held) and isinstance(getattr(loader, "__self__", None), ModuleType | None)
-
-
 class NotAPair(TypeError):
     """An item of a dataset is something else than an image and its label."""
 
@@ -150,12 +148,14 @@ class _Items:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.raw, self._stand = transforms_off(dataset)
+        self.raw, self._stands = transforms_off(dataset)
         self._transforms_all = transforms_all(dataset)
         self._seen = bytearray(len(dataset) * self._transforms_all)
         self._shares: bool | None = None  # what it keeps, with its copies: not known yet
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self.contradicted: dict[int, str] = {}
+
+    by_place = True  # names are given to labels by numbers alone
 
     def path(self, index: int) -> str | None:
         return None
@@ -170,14 +170,14 @@ class _Items:
         """What the copy reads, if that calls its transform and isn't kept where other copies find it."""
         if self._shares:
             raise ValueError(_SHARED)
-        calls = self._stand.calls
+        calls = _calls(self._stands)
         item = self.raw[index]
-        if calls == self._stand.calls and not self._seen[index]:
+        if calls == _calls(self._stands) and not self._seen[index]:
             raise ValueError(_CACHED)
         self._seen[index] = True  # what the copy keeps of it is untransformed
         if self._shares is None:
-            twin, stand = transforms_off(self.dataset)
-            self._shares = bool(twin[index]) and not stand.calls
+            twin, stands = transforms_off(self.dataset)
+            self._shares = bool(twin[index]) and not _calls(stands)
             return self._untransformed(index) if self._shares else item
         return item
 
@@ -216,9 +216,16 @@ class _Items:
             self._warn_of_names(name, values, seen)
         return [self._label(i) for i in progress(indices.tolist())]
 
-    def known_labels(self) -> Sequence[Any]:
-        """Those of all items, also of the ones that a Subset leaves out, if there is a list of them."""
-        return self.believed[1] if self.believed else ()
+    def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
+        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
+        if self.believed or not must_read or getattr(self.dataset, "classes", None) is None:
+            return self.believed[1] if self.believed else ()
+        return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether a `transform` was given labels, too, which it may change."""
+        return self._stands["transform"].is_joint
 
     def _warn_of_names(self, where: str, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
         """Items that contradict labels with a name may mean something else by theirs: prompts are made of names."""
@@ -232,13 +239,15 @@ class _Items:
                 f"the items. Names are still those of `{named[0]}`: give others if the labels mean something else."
             )
 
-    def another_label(self, indices: np.ndarray, change: Callable[[int], Any], progress: Progress) -> str | None:
-        """Where an item's label isn't what `change` makes of the one that is read without transforms; all are read."""
-        whole = image_transforms_off(self.dataset)
-        for i in progress(indices.tolist()):
+    def another_label(self, labels: Mapping[int, int], change: Callable[[int], Any], progress: Progress) -> str | None:
+        """Where an item's label isn't what `change` makes of that in `labels`; all of these are read."""
+        whole, stand = image_transforms_off(self.dataset)
+        for i in progress(labels):
             try:
-                taken = self.believed[1][i] if self.believed else self._item(i)[1]
-                label, changed = whole[i][1], change(taken)
+                label, changed = whole[i][1], change(labels[i])
+                if stand.is_joint:
+                    with random_kept():
+                        label = self.dataset[i][1]
                 same = bool(np.all(np.asarray(label) == np.asarray(changed)))
             except Exception:  # no image, say: nothing is known of it
                 continue
@@ -263,6 +272,11 @@ def _first(leaf: "_Folder | _Items") -> str:
     except Exception:  # it's reported when its turn comes
         return ""
     return f"{image.size} {hash_bytes(image.tobytes())}"
+
+
+def _calls(stands: Mapping[str, Untouched]) -> int:
+    """Of transforms of images."""
+    return stands["transform"].calls + stands["transforms"].calls
 
 
 def _probes(indices: np.ndarray) -> set[int]:

@@ -1,0 +1,170 @@
+"""Wrappers of one's own: where they keep what they wrap, and what they do to labels besides."""
+
+import random
+from collections import namedtuple
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fakes import ToFloat, paint_folder
+from homemade import Duck, Files, Holding, labels_of, made, plus10
+from torch.utils.data import Dataset, Subset
+
+from torch_augcond.sources import Sources
+from torch_augcond.sources.layers import layers, transforms_off
+
+Named = namedtuple("Named", ["part", "weight"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
+
+
+class Plain:
+    """A wrapper that is no torch dataset and has no transform of its own."""
+
+    __init__, __len__, __getitem__ = Holding.__init__, Holding.__len__, Holding.__getitem__
+
+
+@dataclass(slots=True)
+class Slotted:
+    inner: Dataset
+    classes: list[str]
+
+    __len__, __getitem__ = Holding.__len__, Holding.__getitem__
+
+
+class Deep(Dataset):
+    """A wrapper whose dataset lies in something else."""
+
+    def __init__(self, held, find):
+        self.held, self.find, self.classes = held, find, ["cat", "dog"]
+
+    def __len__(self):
+        return len(self.find(self.held))
+
+    def __getitem__(self, i):
+        return self.find(self.held)[i]
+
+
+def first(held):
+    return held[0]
+
+
+HOLDERS = {
+    "list of pairs": lambda d: Deep([(d, 0.5)], lambda held: held[0][0]),
+    "nested lists": lambda d: Deep([[[d]]], lambda held: held[0][0][0]),
+    "named tuple": lambda d: Deep(Named(d, 1), first),
+    "namespace": lambda d: Deep(SimpleNamespace(part=d), lambda held: held.part),
+    "dict of namespaces": lambda d: Deep({"a": SimpleNamespace(part=d)}, lambda held: held["a"].part),
+    "long list": lambda d: Deep([d, *range(2000)], first),
+    "long dict": lambda d: Deep({0: d} | dict.fromkeys(range(1, 2000)), first),
+    "plain": Plain,
+    "plain in plain": lambda d: Plain(Plain(d)),
+    "plain in a wrapper": lambda d: Holding(Plain(d)),
+    "slots": lambda d: Slotted(d, d.classes),
+    "slots in a wrapper": lambda d: Holding(Slotted(d, d.classes)),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+@pytest.mark.parametrize("kind", [Files, Duck])
+def test_what_is_held_anywhere_is_found(folder, tmp_path, hold, kind):
+    inner = kind(folder, ToFloat(), plus10)
+    real = hold(inner)
+    assert torch.is_tensor(real[0][0])
+    synthetic = made(real, tmp_path / "set")
+    assert torch.is_tensor(synthetic[0][0])
+    assert labels_of(synthetic) == labels_of(real) == [10, 11]
+    assert torch.is_tensor(real[0][0]) and isinstance(inner.transform, ToFloat)
+
+
+def test_a_container_that_holds_itself(folder):
+    cycle = [Files(folder, ToFloat())]
+    cycle.append(cycle)
+    real = Deep(SimpleNamespace(all=(cycle, [cycle])), lambda held: held.all[0][0])
+    assert len(list(layers(real))) == 2
+    copied = transforms_off(real)[0].held.all
+    assert copied[0] is copied[0][1] is copied[1][0] is not cycle
+
+
+class Joint(Files):
+    """Its transform is given the label as well, and may change it."""
+
+    def __getitem__(self, i):
+        image, label = Files.__getitem__(SimpleNamespace(files=self.files, transform=None, target_transform=None), i)
+        return self.transform(image, label) if self.transform else (image, label)
+
+
+def mirrored(image, label=None):
+    return image if label is None else (image, 1 - label)
+
+
+def turned(image, label=None):
+    random.random(), torch.rand(1)
+    return image if label is None else (image, label)
+
+
+def test_a_joint_transform_that_changes_labels(folder, tmp_path):
+    told = "item 0 has the label 1, of which it would make 0. Pass `target_transform=` explicitly"
+    with pytest.raises(ValueError, match=told):
+        made(Joint(folder, mirrored), tmp_path / "set")
+    with pytest.raises(ValueError, match=told):
+        made(Joint(folder, mirrored), tmp_path / "set", transform=ToFloat())
+    assert labels_of(made(Joint(folder, mirrored), tmp_path / "set", target_transform=lambda label: 1 - label)) == [
+        0,
+        1,
+    ]
+
+
+def test_comparing_labels_draws_nothing_of_the_users(folder, tmp_path):
+    made(Joint(folder, turned), tmp_path / "set")  # for what making draws itself
+    then = torch.get_rng_state(), random.getstate()
+    made(Joint(folder, turned), tmp_path / "set")
+    assert torch.equal(torch.get_rng_state(), then[0]) and random.getstate() == then[1]
+
+
+class Corrected(Holding):
+    """Its first label was wrong."""
+
+    def __getitem__(self, i):
+        image, label = self.inner[i]
+        return image, 1 if i == 0 else label
+
+
+def test_a_target_transform_that_is_set_late_under_a_wrapper(folder, tmp_path):
+    real = Corrected(Files(folder))
+    synthetic = made(real, tmp_path / "set")
+    assert labels_of(synthetic) == [0, 1]
+    real.inner.target_transform = plus10
+    for _ in range(2):
+        with pytest.raises(ValueError, match="item 0 has the label 1, of which it would make 11"):
+            synthetic[0]
+    real.inner.target_transform = None
+    assert labels_of(synthetic) == [0, 1]
+
+
+class FromOne(Files):
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return image, label + 1
+
+
+def test_labels_from_one_where_only_items_tell(folder):
+    real = FromOne(folder)
+    with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 2"):
+        Sources.from_dataset(Subset(real, range(5)))
+    real.classes = None
+    assert Sources.from_dataset(Subset(real, range(5))).class_of == {1: "1"}
+
+
+def test_names_of_the_labels_that_there_were_before(folder):
+    real = Files(folder, classes=["ant", "bee", "cat", "dog"], targets=[0] * 5 + [1] * 5)
+    told = "4 classes have names, but no image has the label 2, 3. .* check that 0 means 'ant'"
+    for dataset in (real, Subset(real, range(4))):
+        with pytest.warns(UserWarning, match=told):
+            Sources.from_dataset(dataset)
+    with pytest.warns(UserWarning, match="3 classes have names, but no image has the label 0. .* that 1 means 'bee'"):
+        Sources.from_dataset(FromOne(folder, classes=["ant", "bee", "cat"]))
