@@ -9,7 +9,8 @@ import pytest
 import torch
 from fakes import ToFloat, paint_folder
 from homemade import Duck, Files, Holding, labels_of, made, plus10
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets import ImageFolder
 
 from torch_augcond.sources import Sources
 from torch_augcond.sources.layers import layers, transforms_off
@@ -168,3 +169,21 @@ def test_names_of_the_labels_that_there_were_before(folder):
             Sources.from_dataset(dataset)
     with pytest.warns(UserWarning, match="3 classes have names, but no image has the label 0. .* that 1 means 'bee'"):
         Sources.from_dataset(FromOne(folder, classes=["ant", "bee", "cat"]))
+
+
+class HalfOf(Subset):
+    def __len__(self):
+        return len(self.indices) // 2
+
+
+class HalfOfAll(ConcatDataset):
+    def __len__(self):
+        return super().__len__() // 2
+
+
+@pytest.mark.parametrize("kind", [lambda real: HalfOf(real, range(10)), lambda real: HalfOfAll([real])])
+def test_no_image_beyond_a_length_of_ones_own(folder, tmp_path, kind):
+    real = kind(ImageFolder(folder))
+    sources = Sources.from_dataset(real)
+    assert len(sources) == len(real) == 5 and sources.labels.tolist() == [0] * 5
+    assert len(made(real, tmp_path / "set")) == 5

@@ -286,18 +286,23 @@ def _probes(indices: np.ndarray) -> set[int]:
 def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
     """The leaves of Subsets and ConcatDatasets, and for each item its leaf and its index there.
 
-    A subclass with its own `__getitem__` (one that transforms, say) is a leaf: only it knows what it returns.
+    A subclass with its own `__getitem__` (one that transforms, say) or length is a leaf: only it knows what it returns.
     """
-    method = getattr(type(dataset), "__getitem__", None)
-    if method is Subset.__getitem__:
+    if _is_as(dataset, Subset):
         leaves, part, index = flatten(dataset.dataset)
         chosen = np.array(as_indices(dataset.indices, len(part)), dtype=np.int64)
         return leaves, part[chosen], index[chosen]
-    if method is ConcatDataset.__getitem__:
+    if _is_as(dataset, ConcatDataset):
         parts = [flatten(d) for d in dataset.datasets]
         starts = np.cumsum([0] + [len(leaves) for leaves, _, _ in parts])
         shifted = [part + start for (_, part, _), start in zip(parts, starts, strict=False)]
         leaves = list(chain.from_iterable(leaves for leaves, _, _ in parts))
         return leaves, np.concatenate(shifted), np.concatenate([index for _, _, index in parts])
-    leaf = _Folder(dataset) if method is DatasetFolder.__getitem__ else _Items(dataset)
+    is_folder = getattr(type(dataset), "__getitem__", None) is DatasetFolder.__getitem__
+    leaf = _Folder(dataset) if is_folder else _Items(dataset)
     return [leaf], np.zeros(len(dataset), np.int64), np.arange(len(dataset))
+
+
+def _is_as(dataset: Any, kind: type) -> bool:
+    """Whether it has the items of this class, and as many."""
+    return all(getattr(type(dataset), name, None) is getattr(kind, name) for name in ("__getitem__", "__len__"))
