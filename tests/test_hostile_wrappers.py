@@ -1,16 +1,21 @@
 """Wrappers of one's own: where they keep what they wrap, and what they do to labels besides."""
 
+import copy
 import random
-from collections import namedtuple
+import warnings
+from collections import UserDict, UserList, namedtuple
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from fakes import ToFloat, paint_folder
 from homemade import Duck, Files, Holding, labels_of, made, plus10
+from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import RandomCrop
 
 from torch_augcond.sources import Sources
 from torch_augcond.sources.layers import layers, transforms_off
@@ -187,3 +192,101 @@ def test_no_image_beyond_a_length_of_ones_own(folder, tmp_path, kind):
     sources = Sources.from_dataset(real)
     assert len(sources) == len(real) == 5 and sources.labels.tolist() == [0] * 5
     assert len(made(real, tmp_path / "set")) == 5
+
+
+class Stamped(Dataset):
+    """Images in memory, and a step in place behind the transform."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, images, transform):
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = self.transform(self.images[i])
+        if isinstance(image, Image.Image):
+            image.paste(0, (0, 0, 4, 4))
+        else:
+            image[:4] = 0
+        return image, i % 2
+
+
+@pytest.mark.parametrize("form", [torch.from_numpy, np.copy, lambda array: [Image.fromarray(x) for x in array]])
+def test_what_is_done_in_place_behind_a_transform(tmp_path, form):
+    images = form(np.random.default_rng(0).integers(1, 256, (4, 8, 8, 3), np.uint8))
+    if isinstance(images, torch.Tensor):
+        images = images.movedim(-1, 1).contiguous()
+    before = [np.asarray(image).copy() for image in images]
+    made(Stamped(images, copy.deepcopy), tmp_path / "set")
+    assert all(np.array_equal(np.asarray(image), x) for image, x in zip(images, before, strict=True))
+
+
+class Twice(Files):
+    """Goes on to change an image that its transform has changed."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return (image * 2 if torch.is_tensor(image) else image), label
+
+
+class Cropped(Holding):
+    """What a wrapper does to images besides is no transform of theirs."""
+
+    def __getitem__(self, i):
+        image, label = self.inner[i]
+        return image[:, :10, :10] if torch.is_tensor(image) else image, label
+
+
+def test_images_that_more_than_the_transform_changes(folder, tmp_path):
+    told = "item 0 of the dataset has another image than its `transform` makes of the raw one: synthetic images won't"
+    for real in (Twice(folder, ToFloat()), Cropped(Files(folder, ToFloat())), Subset(Twice(folder, ToFloat()), [0, 9])):
+        with pytest.warns(UserWarning, match=told):
+            made(real, tmp_path / str(len(real)) / type(real).__name__)
+    with warnings.catch_warnings(action="error"):
+        made(Twice(folder, ToFloat()), tmp_path / "own", transform=ToFloat())
+        made(Twice(folder), tmp_path / "none")
+        made(Files(folder, RandomCrop(9)), tmp_path / "random")
+        made(Files(folder, Own()), tmp_path / "unknown")
+
+
+class Own:
+    """Draws numbers of its own, so that nobody can tell what else happens."""
+
+    def __init__(self):
+        self.draws = random.Random(0)
+
+    def __call__(self, image):
+        return image.rotate(self.draws.random())
+
+
+class Series:
+    """As that of pandas, which is no Mapping."""
+
+    def __init__(self, values):
+        self.values, self.keys = values, values.keys
+
+    def __getitem__(self, key):
+        return self.values[key]
+
+
+@pytest.mark.parametrize("kind", [MappingProxyType, UserDict, Series])
+def test_names_in_a_mapping_of_any_kind(folder, kind):
+    to_idx = {"dog": 0, "cat": 1}
+    assert Sources.from_dataset(Files(folder, classes=None, class_to_idx=kind(to_idx))).class_of == {0: "dog", 1: "cat"}
+
+
+def test_names_in_a_sequence_of_any_kind(folder):
+    for classes in (UserList(["a", "b"]), np.array(["a", "b"]), ("a", "b"), MappingProxyType({0: "a", 1: "b"})):
+        assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["a", "b"]
+
+
+@pytest.mark.parametrize("names", [{"class_to_idx": {"albatross": 1, "booby": 2}}, {"classes": {1: "a", 2: "b"}}])
+@pytest.mark.parametrize("targets", [None, [0] * 5 + [1] * 5])
+def test_names_from_one_for_labels_from_zero(folder, names, targets):
+    real = Files(folder, **{"classes": None, "targets": targets} | names)
+    for dataset in (real, Subset(real, range(5, 10))):
+        with pytest.raises(ValueError, match="has no name for 0"):
+            Sources.from_dataset(dataset)

@@ -74,7 +74,7 @@ def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ..
 
 def _check(sources: Sources, name: str) -> None:
     if name == "transform":
-        sources.transform  # noqa: B018 - for its checks
+        sources.check_transform()
     else:
         sources.check_target_transform(track("comparing labels"))
 

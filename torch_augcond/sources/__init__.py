@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from ..checks import listed
+from ..checks import listed, warn
 from .images import (
     DigestCache,
     UnreadableImage,
@@ -88,10 +88,10 @@ class Sources:
         for k, leaf in enumerate(self.leaves):
             labels = np.unique(self.labels[self.part == k]).tolist()
             is_whole = np.count_nonzero(self.part == k) == len(leaf.dataset)
-            # Without a 0 they may count from 1, which a Subset that lacks the last class doesn't show.
+            # Labels may count from 1, or only their names, which a Subset that lacks the last or first doesn't show.
             known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
             known = {int(label) for label in known if is_int(label)}
-            absent = () if 0 in known else [label for label in known if label > 0]
+            absent = [0] if 0 in known else [label for label in known if label > 0]
             names = class_names(leaf.dataset, labels, absent)
             if leaf.by_place:
                 warn_of_unused(names, known)
@@ -148,6 +148,25 @@ class Sources:
             if not all(any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts):
                 return "one in only some of its parts"  # a Subset's own is one that nothing applies
         return None
+
+    def check_transform(self) -> None:
+        """That `transform` can be taken over; warns if items show that it isn't all that changes an image.
+
+        Raises:
+            ValueError: It is ambiguous.
+        """
+        change = self.transform
+        for k, leaf in enumerate(self.leaves):
+            i = (
+                leaf.changed_otherwise(self.index[self.part == k], change or (lambda image: image))
+                if leaf.raw
+                else None
+            )
+            if i is not None:
+                warn(
+                    f"item {i} of the dataset has another image than its `transform` makes of the raw one: synthetic "
+                    "images won't be changed as the real ones are. Pass all that changes them as `transform=`."
+                )
 
     def check_target_transform(self, progress: Progress = iter) -> None:
         """That `target_transform` makes of the labels here what `dataset` itself returns, item by item.

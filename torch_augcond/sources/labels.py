@@ -63,13 +63,12 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
 
     Warns if both are there and call a label that is `present` otherwise. Those that are `absent` must have a name, too.
     """
-    to_idx, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
+    to_idx, classes = _plain(getattr(dataset, "class_to_idx", None)), _plain(getattr(dataset, "classes", None))
     if names_binary(dataset):
         to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
         options = [] if _agree(classes, to_idx) else [_joined(to_idx)]
-    classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
     if isinstance(classes, (list, tuple)):
         options.append(dict(enumerate(classes)))
     elif isinstance(classes, dict) and all(map(is_int, classes)):
@@ -83,6 +82,15 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
         missing = listed(sorted({*present, *absent} - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
     return {label: str(label) for label in present}
+
+
+def _plain(names: Any) -> Any:
+    """As a dict or list, of whatever kind of mapping or sequence it is (a Series, a configuration)."""
+    if hasattr(names, "keys"):
+        return {key: names[key] for key in names.keys()}  # noqa: SIM118 - a Series iterates over its values
+    if isinstance(names, str | list | tuple):
+        return names
+    return list(names) if isinstance(names, Sequence) or hasattr(names, "tolist") else names
 
 
 def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:

@@ -3,7 +3,7 @@
 import copy
 import random
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from numbers import Number
@@ -20,9 +20,11 @@ from .loaders import DEFAULT_LOADERS, careful_loader
 
 __all__ = [
     "Untouched",
+    "drawn_alike",
     "image_transforms_off",
     "joint_transforms",
     "layers",
+    "own_copy",
     "random_kept",
     "transforms_all",
     "transforms_off",
@@ -121,13 +123,21 @@ class Untouched:
     def __call__(self, *args: Any, **fields: Any) -> Any:
         self.calls += 1
         if not args:
-            return fields
+            return {name: _fresh(value) for name, value in fields.items()}
         if self.is_of == "an image" and isinstance(args[0], str | Number):
             raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
         if len(args) == 1 or isinstance(args[1], bool):
-            return args[0]
+            return _fresh(args[0])
         self.is_joint = True
-        return args
+        return tuple(map(_fresh, args))
+
+
+def _fresh(value: Any) -> Any:
+    """A copy, as a transform returns: its dataset may go on to change it in place."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    is_open = getattr(value, "tile", None)  # a file that isn't decoded yet, and is not to be before its size is known
+    return value if is_open or not hasattr(value, "copy") else value.copy()
 
 
 def transforms_off(dataset: Any) -> tuple[Any, dict[str, Untouched]]:
@@ -147,6 +157,11 @@ def _is_changed(dataset: Any) -> bool:
     return is_set or any(getattr(dataset, "loader", None) is loader for loader in DEFAULT_LOADERS)
 
 
+def own_copy(dataset: Any) -> Any:
+    """Such a copy with all transforms."""
+    return _copied(dataset, {}, {})
+
+
 def image_transforms_off(dataset: Any) -> tuple[Any, Untouched]:
     """Such a copy that still transforms labels."""
     stand = Untouched()
@@ -163,6 +178,15 @@ def random_kept() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
+
+
+def drawn_alike(make: Callable[[], Any]) -> Any:
+    """What it makes with the same random numbers each time."""
+    with random_kept():
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.default_generator.manual_seed(0)  # that of a GPU stays as it is
+        return make()
 
 
 def transforms_all(dataset: Any, above: frozenset[int] = frozenset()) -> bool:
@@ -194,7 +218,7 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
         if (value := getattr(raw, name, None)) is not None and not isinstance(value, Untouched):
             object.__setattr__(raw, name, _stand_in(value, stand))  # a frozen dataclass allows no other way
     joint = getattr(raw, "transforms", None)
-    if "transforms" not in stands and isinstance(joint, StandardTransform):
+    if stands and "transforms" not in stands and isinstance(joint, StandardTransform):
         object.__setattr__(raw, "transforms", StandardTransform(None, joint.target_transform))
     return raw
 

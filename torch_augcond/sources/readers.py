@@ -25,7 +25,7 @@ from .images import (
     to_rgb,
 )
 from .labels import as_label, is_int, names_binary
-from .layers import Untouched, image_transforms_off, random_kept, transforms_all, transforms_off
+from .layers import Untouched, drawn_alike, image_transforms_off, own_copy, random_kept, transforms_all, transforms_off
 from .loaders import DEFAULT_LOADERS, is_named, what_loads
 
 __all__ = ["Progress", "flatten"]
@@ -98,7 +98,7 @@ class _Folder:
     def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
         label_of = getattr(self.dataset, "class_to_idx", None)
-        if not isinstance(label_of, dict):
+        if not isinstance(label_of, Mapping):
             return
         root = os.fspath(self.dataset.root)
         roots = [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
@@ -218,7 +218,7 @@ class _Items:
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
-        if self.believed or not must_read or getattr(self.dataset, "classes", None) is None:
+        if self.believed or not must_read or not self._named():
             return self.believed[1] if self.believed else ()
         return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
 
@@ -227,9 +227,12 @@ class _Items:
         """Whether a `transform` was given labels, too, which it may change."""
         return self._stands["transform"].is_joint
 
+    def _named(self) -> list[str]:
+        return [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
+
     def _warn_of_names(self, where: str, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
         """Items that contradict labels with a name may mean something else by theirs: prompts are made of names."""
-        named = [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
+        named = self._named()
         if not named or names_binary(self.dataset):
             return
         if all(is_int(targets[i]) and targets[i] < len(getattr(self.dataset, named[0])) for i in seen):
@@ -241,19 +244,31 @@ class _Items:
 
     def another_label(self, labels: Mapping[int, int], change: Callable[[int], Any], progress: Progress) -> str | None:
         """Where an item's label isn't what `change` makes of that in `labels`; all of these are read."""
-        whole, stand = image_transforms_off(self.dataset)
+        (whole, stand), joint = image_transforms_off(self.dataset), own_copy(self.dataset)
         for i in progress(labels):
             try:
                 label, changed = whole[i][1], change(labels[i])
                 if stand.is_joint:
                     with random_kept():
-                        label = self.dataset[i][1]
+                        label = joint[i][1]
                 same = bool(np.all(np.asarray(label) == np.asarray(changed)))
             except Exception:  # no image, say: nothing is known of it
                 continue
             if not same:
                 return f"item {i} has the label {label!r}, of which it would make {changed!r}"
         return None
+
+    def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> int | None:
+        """The first of a few items whose image isn't what `change` makes of the raw one, as far as that can be told."""
+        whole = own_copy(self.dataset)
+        return next((i for i in _probes(indices) if self._is_changed_otherwise(i, whole, change)), None)
+
+    def _is_changed_otherwise(self, i: int, whole: Any, change: Callable[[Any], Any]) -> bool:
+        try:
+            image, again = (drawn_alike(lambda: whole[i][0]) for _ in range(2))
+            return _is_same(image, again) and not _is_same(image, drawn_alike(lambda: change(self._item(i)[0])))
+        except Exception:  # no image, say: nothing is known of it
+            return False
 
     def identity(self) -> str:
         """What stays when items are added: the type, plain attributes (a root, a split), names and the first item."""
@@ -272,6 +287,11 @@ def _first(leaf: "_Folder | _Items") -> str:
     except Exception:  # it's reported when its turn comes
         return ""
     return f"{image.size} {hash_bytes(image.tobytes())}"
+
+
+def _is_same(image: Any, other: Any) -> bool:
+    one, two = np.asarray(image), np.asarray(other)
+    return one.shape == two.shape and bool(np.all(one == two))
 
 
 def _calls(stands: Mapping[str, Untouched]) -> int:
