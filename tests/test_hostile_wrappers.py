@@ -4,6 +4,7 @@ import copy
 import random
 import warnings
 from collections import UserDict, UserList, namedtuple
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import ToFloat, paint_folder
-from homemade import Duck, Files, Holding, labels_of, made, plus10
+from homemade import Duck, Files, Holding, SharedDict, labels_of, made, plus10
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
@@ -214,14 +215,78 @@ class Stamped(Dataset):
         return image, i % 2
 
 
-@pytest.mark.parametrize("form", [torch.from_numpy, np.copy, lambda array: [Image.fromarray(x) for x in array]])
+def to_pil(array):
+    return [Image.fromarray(x) for x in array]
+
+
+@pytest.mark.parametrize("form", [torch.from_numpy, np.copy, to_pil])
 def test_what_is_done_in_place_behind_a_transform(tmp_path, form):
     images = form(np.random.default_rng(0).integers(1, 256, (4, 8, 8, 3), np.uint8))
     if isinstance(images, torch.Tensor):
         images = images.movedim(-1, 1).contiguous()
     before = [np.asarray(image).copy() for image in images]
-    made(Stamped(images, copy.deepcopy), tmp_path / "set")
+    with (
+        nullcontext() if form is to_pil else pytest.raises(RuntimeError, match="changes the values of an image behind")
+    ):
+        made(Stamped(images, copy.deepcopy), tmp_path / "set")
     assert all(np.array_equal(np.asarray(image), x) for image, x in zip(images, before, strict=True))
+
+
+class Arrays(Stamped):
+    """Steps behind the transform that are meant for floats."""
+
+    def __init__(self, step, form=np.asarray):
+        numbers = np.random.default_rng(0)
+        super().__init__([form(numbers.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(4)], None)
+        self.step, self.transform = step, lambda image: np.asarray(image) / 255
+
+    def __getitem__(self, i):
+        return self.step(self.transform(self.images[i])), i % 2
+
+
+@pytest.mark.parametrize("form", [np.asarray, Image.fromarray])
+def test_steps_for_floats_behind_a_transform(tmp_path, form):
+    for step in (lambda x: np.asarray(x) * 2 - 1, lambda x: 1 - np.asarray(x), lambda x: np.multiply(x, 2, dtype="u1")):
+        with pytest.raises(RuntimeError, match="those of bytes wrap around. Make such steps part of the `transform`"):
+            made(Arrays(step, form), tmp_path / "set")
+    for step in (lambda x: torch.tensor(np.asarray(x)).permute(2, 0, 1), lambda x: np.asarray(x)[2:, ::-1]):
+        assert len(made(Arrays(step, form), tmp_path / step.__qualname__, transform=str)) == 4
+
+
+@pytest.mark.parametrize("given", [{}, {"target_transform": plus10}])
+def test_a_shared_cache_of_labels(folder, tmp_path, given):
+    class Cached(Files):
+        def __getitem__(self, i):
+            if i not in self.cache:
+                self.cache[i] = self.target_transform(self.files[i][1])
+            return Image.open(self.files[i][0]), self.cache[i]
+
+    real = Cached(folder, None, plus10, cache=SharedDict())
+    with pytest.raises((ValueError, RuntimeError), match="keeps what it has read where its copies find it"):
+        made(real, tmp_path / "set", **given)
+    assert len(real.cache) == 1
+
+
+def test_what_is_decided_at_the_first_read(folder, tmp_path):
+    class Shots(Files):
+        chosen = None
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            self.chosen = self.chosen or random.sample(range(10), 4)
+            return super().__getitem__(self.chosen[i])
+
+    random.seed(0)
+    with pytest.raises(
+        (ValueError, RuntimeError), match="decides what it holds when it is first read, .* Read an item"
+    ):
+        made(Shots(folder, ToFloat()), tmp_path / "set")
+    real = Shots(folder, ToFloat())
+    real[0]
+    synthetic = made(real, tmp_path / "set")
+    assert labels_of(synthetic) == labels_of(real)
 
 
 class Twice(Files):
@@ -279,7 +344,8 @@ def test_names_in_a_mapping_of_any_kind(folder, kind):
 
 
 def test_names_in_a_sequence_of_any_kind(folder):
-    for classes in (UserList(["a", "b"]), np.array(["a", "b"]), ("a", "b"), MappingProxyType({0: "a", 1: "b"})):
+    named = {0: "a", 1: "b"}
+    for classes in (UserList("ab"), np.array(["a", "b"]), ("a", "b"), MappingProxyType(named), named.values()):
         assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["a", "b"]
 
 

@@ -155,14 +155,11 @@ class Sources:
         Raises:
             ValueError: It is ambiguous.
         """
-        change = self.transform
+        change = self.transform or (lambda image: image)
         for k, leaf in enumerate(self.leaves):
-            i = (
-                leaf.changed_otherwise(self.index[self.part == k], change or (lambda image: image))
-                if leaf.raw
-                else None
-            )
-            if i is not None:
+            if leaf.raw is None or leaf.raw.is_same:
+                continue  # a folder, or read and let go already; nothing that changes an image
+            if (i := leaf.changed_otherwise(self.index[self.part == k], change)) is not None:
                 warn(
                     f"item {i} of the dataset has another image than its `transform` makes of the raw one: synthetic "
                     "images won't be changed as the real ones are. Pass all that changes them as `transform=`."

@@ -88,9 +88,8 @@ def _plain(names: Any) -> Any:
     """As a dict or list, of whatever kind of mapping or sequence it is (a Series, a configuration)."""
     if hasattr(names, "keys"):
         return {key: names[key] for key in names.keys()}  # noqa: SIM118 - a Series iterates over its values
-    if isinstance(names, str | list | tuple):
-        return names
-    return list(names) if isinstance(names, Sequence) or hasattr(names, "tolist") else names
+    is_many = isinstance(names, Collection) and not isinstance(names, str | tuple | set | frozenset)
+    return list(names) if is_many else names
 
 
 def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:

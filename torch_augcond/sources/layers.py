@@ -1,31 +1,24 @@
 """A dataset and the datasets it holds: walked through, and copied without their transforms."""
 
 import copy
-import random
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from functools import cache
-from numbers import Number
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.vision import StandardTransform
 
 from .loaders import DEFAULT_LOADERS, careful_loader
+from .standins import Untouched
 
 __all__ = [
-    "Untouched",
-    "drawn_alike",
     "image_transforms_off",
     "joint_transforms",
     "layers",
     "own_copy",
-    "random_kept",
     "transforms_all",
     "transforms_off",
 ]
@@ -110,36 +103,6 @@ def _has_items(kind: type) -> bool:
     return kind.__module__ != "builtins" and hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
 
 
-class Untouched:
-    """Stands in for `transform(image)`, `transform(image, flag)`, `transforms(image, target)`, `transform(image=…)`.
-
-    It counts its calls: where a transform is set and isn't called, what comes may be transformed already. And it notes
-    whether it was given a label as well, which such a transform may change.
-    """
-
-    def __init__(self, is_of: str = "an image") -> None:
-        self.calls, self.is_of, self.is_joint = 0, is_of, False
-
-    def __call__(self, *args: Any, **fields: Any) -> Any:
-        self.calls += 1
-        if not args:
-            return {name: _fresh(value) for name, value in fields.items()}
-        if self.is_of == "an image" and isinstance(args[0], str | Number):
-            raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
-        if len(args) == 1 or isinstance(args[1], bool):
-            return _fresh(args[0])
-        self.is_joint = True
-        return tuple(map(_fresh, args))
-
-
-def _fresh(value: Any) -> Any:
-    """A copy, as a transform returns: its dataset may go on to change it in place."""
-    if isinstance(value, torch.Tensor):
-        return value.clone()
-    is_open = getattr(value, "tile", None)  # a file that isn't decoded yet, and is not to be before its size is known
-    return value if is_open or not hasattr(value, "copy") else value.copy()
-
-
 def transforms_off(dataset: Any) -> tuple[Any, dict[str, Untouched]]:
     """A copy of `dataset` (and of the datasets that `layers` finds in it) that returns what it reads.
 
@@ -168,34 +131,13 @@ def image_transforms_off(dataset: Any) -> tuple[Any, Untouched]:
     return _copied(dataset, {"transform": stand}, {}), stand
 
 
-@contextmanager
-def random_kept() -> Iterator[None]:
-    """Transforms that run in it draw nothing of what the user's own would draw later."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - that of the user's
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-
-
-def drawn_alike(make: Callable[[], Any]) -> Any:
-    """What it makes with the same random numbers each time."""
-    with random_kept():
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        torch.default_generator.manual_seed(0)  # that of a GPU stays as it is
-        return make()
-
-
-def transforms_all(dataset: Any, above: frozenset[int] = frozenset()) -> bool:
-    """Whether every image of `dataset` goes through a transform: its own, or that of each dataset it holds."""
-    if getattr(dataset, "transform", None) or joint_transforms(dataset):
+def transforms_all(dataset: Any, name: str, above: frozenset[int] = frozenset()) -> bool:
+    """Whether every item of `dataset` goes through a transform of a name: its own, or that of each dataset it holds."""
+    if getattr(dataset, name, None) or joint_transforms(dataset):
         return True
     above |= {id(dataset)}
     inner = [x for x in _inner(dataset) if id(x) not in above]
-    return len(inner) > 0 and all(transforms_all(x, above) for x in inner)
+    return len(inner) > 0 and all(transforms_all(x, name, above) for x in inner)
 
 
 def joint_transforms(dataset: Any) -> Any:

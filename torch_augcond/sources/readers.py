@@ -25,21 +25,13 @@ from .images import (
     to_rgb,
 )
 from .labels import as_label, is_int, names_binary
-from .layers import Untouched, drawn_alike, image_transforms_off, own_copy, random_kept, transforms_all, transforms_off
+from .layers import image_transforms_off, own_copy
 from .loaders import DEFAULT_LOADERS, is_named, what_loads
+from .raw import RawItems, drawn_alike, random_kept
 
 __all__ = ["Progress", "flatten"]
 
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
-_CACHED = (
-    "its dataset returned it without calling its transform, from a cache perhaps, so that the raw image can't be had. "
-    "Wrap a dataset without the transform, and pass that as `transform=`"
-)
-_SHARED = (
-    "its dataset keeps what it has read where its copies find it, so reading raw images would leave them there, as it "
-    "did with the first that was tried: make that cache anew. Wrap a dataset without the transform, and pass that as "
-    "`transform=`"
-)
 _TARGETS = ("targets", "labels", "_labels")
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -148,10 +140,7 @@ class _Items:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self.raw, self._stands = transforms_off(dataset)
-        self._transforms_all = transforms_all(dataset)
-        self._seen = bytearray(len(dataset) * self._transforms_all)
-        self._shares: bool | None = None  # what it keeps, with its copies: not known yet
+        self.raw = RawItems(dataset)
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self.contradicted: dict[int, str] = {}
 
@@ -161,29 +150,15 @@ class _Items:
         return None
 
     def _item(self, index: int) -> tuple[Any, Any]:
-        item = self._untransformed(index) if self._transforms_all else self.raw[index]
+        item = self.raw[index]
         if not isinstance(item, (tuple, list)) or len(item) < 2:
             raise NotAPair(f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}.")
         return item[0], item[1]
 
-    def _untransformed(self, index: int) -> Any:
-        """What the copy reads, if that calls its transform and isn't kept where other copies find it."""
-        if self._shares:
-            raise ValueError(_SHARED)
-        calls = _calls(self._stands)
-        item = self.raw[index]
-        if calls == _calls(self._stands) and not self._seen[index]:
-            raise ValueError(_CACHED)
-        self._seen[index] = True  # what the copy keeps of it is untransformed
-        if self._shares is None:
-            twin, stands = transforms_off(self.dataset)
-            self._shares = bool(twin[index]) and not _calls(stands)
-            return self._untransformed(index) if self._shares else item
-        return item
-
     def read(self, index: int) -> tuple[Any, None]:
         """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
         image, label = self._item(index)
+        self.raw.check(image)
         if self.believed and (number := as_label(label)) not in (None, int(self.believed[1][index])):
             self.contradicted[index] = f"`{self.believed[0]}` says {self.believed[1][index]} and the item {number}"
         return image, None
@@ -225,7 +200,7 @@ class _Items:
     @property
     def is_joint(self) -> bool:
         """Whether a `transform` was given labels, too, which it may change."""
-        return self._stands["transform"].is_joint
+        return self.raw is not None and self.raw.is_joint
 
     def _named(self) -> list[str]:
         return [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
@@ -292,11 +267,6 @@ def _first(leaf: "_Folder | _Items") -> str:
 def _is_same(image: Any, other: Any) -> bool:
     one, two = np.asarray(image), np.asarray(other)
     return one.shape == two.shape and bool(np.all(one == two))
-
-
-def _calls(stands: Mapping[str, Untouched]) -> int:
-    """Of transforms of images."""
-    return stands["transform"].calls + stands["transforms"].calls
 
 
 def _probes(indices: np.ndarray) -> set[int]:

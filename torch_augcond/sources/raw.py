@@ -1,0 +1,126 @@
+"""The items of a dataset as it reads them, before any transform."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from .layers import transforms_all, transforms_off
+from .standins import Untouched, only_moved
+
+__all__ = ["RawItems", "drawn_alike", "random_kept"]
+
+_CACHED = (
+    "its dataset returned it without calling its transform, from a cache perhaps, so that the raw image can't be had. "
+    "Wrap a dataset without the transform, and pass that as `transform=` (or `target_transform=`)"
+)
+_SHARED = (
+    "its dataset keeps what it has read where its copies find it, so reading raw images would leave them there, as it "
+    "did with the first that was tried: make that cache anew. Wrap a dataset without the transform, and pass that as "
+    "`transform=` (or `target_transform=`)"
+)
+_WRAPPED = (
+    "its dataset changes the values of an image behind its `transform`, which is not called here, and those of bytes "
+    "wrap around. Make such steps part of the `transform`"
+)
+_DECIDES = (
+    "its dataset decides what it holds when it is first read, and two copies of it decided otherwise. Read an item "
+    "before you wrap it, or let it decide in `__init__`"
+)
+_KINDS = ("transform", "target_transform")
+
+
+class RawItems:
+    """Reads `dataset` through a copy whose transforms are switched off; `is_same` if there is nothing to switch off.
+
+    What may be transformed already is refused: an item that comes without a call of transforms which all go through.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._copy, self._stands = transforms_off(dataset)
+        self.is_same = self._copy is dataset
+        self._always = [name for name in _KINDS if transforms_all(dataset, name)]
+        self._seen = bytearray(len(dataset))
+        self._is_compared = self.is_same
+        self._why_not: str | None = None
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether a `transform` was given labels, too, which it may change."""
+        return self._stands["transform"].is_joint
+
+    def __getitem__(self, index: int) -> Any:
+        """(image, label), or whatever it is.
+
+        Raises:
+            ValueError: It can't be had raw; why and what to do.
+        """
+        item = None if self._why_not else self._read(self._copy, self._stands, index)
+        if item and self._was_missed(self._stands) and not self._seen[index]:
+            raise ValueError(_CACHED)
+        self._seen[index] = True  # what the copy keeps of it is untransformed
+        if not self._is_compared:
+            self._is_compared, self._why_not = True, self._compared(index, item)
+        if self._why_not:
+            raise ValueError(self._why_not)
+        return item
+
+    def _compared(self, index: int, item: Any) -> str | None:
+        """Why this copy isn't to be believed, if another one shows it."""
+        twin, stands = transforms_off(self._dataset)
+        other = self._read(twin, stands, index)
+        if self._was_missed(stands):
+            return _SHARED
+        is_decided = not _is_alike(item, other) and _is_alike(item, self._copy[index])
+        return _DECIDES if is_decided else None
+
+    def check(self, image: Any) -> None:
+        """Refuses what was made of the image that was read last, by steps that are meant for a transformed one.
+
+        Raises:
+            ValueError: What to do.
+        """
+        if not only_moved(image, self._stands["transform"].given + self._stands["transforms"].given):
+            raise ValueError(_WRAPPED)
+
+    def _was_missed(self, stands: Mapping[str, Untouched]) -> bool:
+        """Whether a transform was not called that always is."""
+        return not all(stands[name].given or stands["transforms"].given for name in self._always)
+
+    def _read(self, dataset: Any, stands: Mapping[str, Untouched], index: int) -> Any:
+        for stand in stands.values():
+            stand.given = []
+        return dataset[index]
+
+
+def _is_alike(item: Any, other: Any) -> bool:
+    """Whether two items have the same image, as far as that can be told."""
+    try:
+        return np.array_equal(np.asarray(item[0]), np.asarray(other[0]))
+    except Exception:  # no images
+        return True
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Transforms that run in it draw nothing of what the user's own would draw later."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - that of the user's
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def drawn_alike(make: Callable[[], Any]) -> Any:
+    """What it makes with the same random numbers each time."""
+    with random_kept():
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.default_generator.manual_seed(0)  # that of a GPU stays as it is
+        return make()

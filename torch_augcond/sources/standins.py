@@ -1,0 +1,62 @@
+"""What a dataset calls in the place of its transforms while its raw items are read."""
+
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+__all__ = ["Untouched", "only_moved"]
+
+
+class Untouched:
+    """Stands in for `transform(image)`, `transform(image, flag)`, `transforms(image, target)`, `transform(image=…)`.
+
+    It keeps what it was given: where a transform is set and isn't called, what comes may be transformed already. And it
+    notes whether there was a label with it, which such a transform may change.
+    """
+
+    def __init__(self, is_of: str = "an image") -> None:
+        self.is_of, self.is_joint = is_of, False
+        self.given: list[Any] = []
+
+    def __call__(self, *args: Any, **fields: Any) -> Any:
+        self.given += [*args[:1], *fields.values()]
+        if not args:
+            return {name: _fresh(value) for name, value in fields.items()}
+        if self.is_of == "an image" and isinstance(args[0], str | Number):
+            raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
+        if len(args) == 1 or isinstance(args[1], bool):
+            return _fresh(args[0])
+        self.is_joint = True
+        return tuple(map(_fresh, args))
+
+
+def _fresh(value: Any) -> Any:
+    """A copy, as a transform returns: its dataset may go on to change it in place."""
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    is_open = getattr(value, "tile", None)  # a file that isn't decoded yet, and is not to be before its size is known
+    return value if is_open or not hasattr(value, "copy") else value.copy()
+
+
+def only_moved(image: Any, given: list[Any]) -> bool:
+    """Whether the values of an array are some of those that stand-ins were given, as far as that can be told.
+
+    What `__getitem__` does behind a transform is meant for what that makes, floats perhaps: bytes wrap around.
+    """
+    if isinstance(image, Image.Image) or not given:
+        return True
+    ours, *counts = map(_counts, [image, *given])
+    return ours is None or any(count is None for count in counts) or bool((ours <= np.sum(counts, axis=0)).all())
+
+
+def _counts(image: Any) -> np.ndarray | None:
+    """How often an array or image of bytes holds each."""
+    if isinstance(image, torch.Tensor):
+        image = image.cpu().numpy() if image.dtype == torch.uint8 else None
+    elif isinstance(image, Image.Image):
+        image = np.asarray(image) if image.mode in ("L", "RGB") else None
+    is_bytes = isinstance(image, np.ndarray) and image.dtype == np.uint8
+    return np.bincount(image.ravel(), minlength=256) if is_bytes else None
