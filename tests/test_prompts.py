@@ -8,7 +8,7 @@ from torch_augcond.plan.prompts import build_prompts
 def test_template_dict_and_function():
     assert build_prompts(["cat", "a {0} b"]) == {"cat": "a photo of a cat", "a {0} b": "a photo of a a {0} b"}
     assert build_prompts(["cat"], {"cat": "my cat"}) == {"cat": "my cat"}
-    assert build_prompts(["12"], lambda name: f"no. {name}") == {"12": "no. 12"}
+    assert build_prompts(["ox"], lambda name: f"no. {name}") == {"ox": "no. ox"}
 
 
 def test_class_names():
@@ -20,8 +20,11 @@ def test_class_names():
 def test_names_that_mean_nothing_warn(name, recwarn):
     with pytest.warns(UserWarning, match=f"class names such as '{name}' mean nothing in a prompt"):
         build_prompts(["cat", name])
+    with pytest.warns(UserWarning, match=f"class names such as '{name}' mean nothing in a prompt"):
+        build_prompts(["cat", name], lambda name: f"a view of {name}")
     recwarn.clear()
     build_prompts([name], class_names={name: "cat"})
+    build_prompts([name], lambda name: "a cat, one of 1200" if name == "12" else "a cat")
     build_prompts([name], {name: "a cat"})
     assert not recwarn.list
 

@@ -15,7 +15,7 @@ def build_prompts(
     prompt: str | Mapping[str, str] | Callable[[str], str] = "a photo of a {}",
     class_names: Sequence[str] | Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """{class: prompt}, warning where a template is filled with a name that says nothing to a text encoder.
+    """{class: prompt}, warning where a name is put into one that says nothing to a text encoder.
 
     Args:
         classes: the dataset's own names, which stay the names of the folders.
@@ -37,10 +37,6 @@ def build_prompts(
     elif callable(prompt):
         prompts = {name: prompt(shown) for name, shown in names.items()}
     elif isinstance(prompt, str) and "{}" in prompt:
-        if opaque := [shown for shown in names.values() if re.fullmatch(r"n\d{8}|\d+", shown)]:
-            warn(
-                f"class names such as {listed(opaque)} mean nothing in a prompt. Give real ones as `class_names`.",
-            )
         prompts = {name: prompt.replace("{}", shown) for name, shown in names.items()}
     else:
         raise (ValueError if isinstance(prompt, str) else TypeError)(
@@ -48,10 +44,17 @@ def build_prompts(
         )
     if wrong := [value for value in prompts.values() if not isinstance(value, str)]:
         raise TypeError(f"`prompt` must give a str for each class, but gave {listed(wrong)}.")
+    opaque = [shown for name, shown in names.items() if _is_opaque(shown, prompts[name])]
+    if opaque and not isinstance(prompt, Mapping):
+        warn(f"class names such as {listed(opaque)} mean nothing in a prompt. Give real ones as `class_names`.")
     if long := [name for name, text in prompts.items() if len(text) > _LONGEST]:
         raise ValueError(f"`prompt` must give {_LONGEST} characters or fewer, but gave more for {listed(long, brief)}.")
     # A folder's name may hold bytes that are no text, which no tokenizer takes: they become question marks.
     return {name: text.encode("utf-8", "replace").decode() for name, text in prompts.items()}
+
+
+def _is_opaque(name: str, prompt: str) -> bool:
+    return bool(re.fullmatch(r"n\d{8}|\d+", name)) and re.search(rf"\b{name}\b", prompt) is not None
 
 
 def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
