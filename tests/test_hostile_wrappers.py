@@ -3,10 +3,10 @@
 import copy
 import random
 import warnings
-from collections import UserDict, UserList, namedtuple
+from collections import namedtuple
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,30 +153,6 @@ def test_a_target_transform_that_is_set_late_under_a_wrapper(folder, tmp_path):
     assert labels_of(synthetic) == [0, 1]
 
 
-class FromOne(Files):
-    def __getitem__(self, i):
-        image, label = super().__getitem__(i)
-        return image, label + 1
-
-
-def test_labels_from_one_where_only_items_tell(folder):
-    real = FromOne(folder)
-    with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 2"):
-        Sources.from_dataset(Subset(real, range(5)))
-    real.classes = None
-    assert Sources.from_dataset(Subset(real, range(5))).class_of == {1: "1"}
-
-
-def test_names_of_the_labels_that_there_were_before(folder):
-    real = Files(folder, classes=["ant", "bee", "cat", "dog"], targets=[0] * 5 + [1] * 5)
-    told = "4 classes have names, but no image has the label 2, 3. .* check that 0 means 'ant'"
-    for dataset in (real, Subset(real, range(4))):
-        with pytest.warns(UserWarning, match=told):
-            Sources.from_dataset(dataset)
-    with pytest.warns(UserWarning, match="3 classes have names, but no image has the label 0. .* that 1 means 'bee'"):
-        Sources.from_dataset(FromOne(folder, classes=["ant", "bee", "cat"]))
-
-
 class HalfOf(Subset):
     def __len__(self):
         return len(self.indices) // 2
@@ -267,6 +243,39 @@ def test_a_shared_cache_of_labels(folder, tmp_path, given):
     assert len(real.cache) == 1
 
 
+def test_a_shared_cache_of_some_items(folder, tmp_path):
+    class Cached(Files):
+        def __getitem__(self, i):
+            if i < 3:
+                return super().__getitem__(i)
+            if i not in self.cache:
+                self.cache[i] = super().__getitem__(i)
+            return self.cache[i]
+
+    real = Cached(folder, ToFloat(), cache=SharedDict())
+    with pytest.raises((ValueError, RuntimeError), match="keeps what it has read where its copies find it"):
+        made(real, tmp_path / "set")
+    assert len(real.cache) < 4
+
+
+def test_a_file_that_is_closed_behind_its_transform(folder, tmp_path):
+    class Closing(Files):
+        def __getitem__(self, i):
+            with open(self.files[i][0], "rb") as file:
+                return self.transform(Image.open(file)), self.files[i][1]
+
+    assert len(made(Closing(folder, ToFloat()), tmp_path / "set")) == 10
+
+
+def test_parts_that_were_added_to_a_concatenation(folder):
+    real = ConcatDataset([Files(folder)])
+    real.datasets.append(Files(folder))
+    with pytest.raises(
+        ValueError, match="must have the length of its parts, but has 10 items and they 20: `datasets` was"
+    ):
+        Sources.from_dataset(real)
+
+
 def test_what_is_decided_at_the_first_read(folder, tmp_path):
     class Shots(Files):
         chosen = None
@@ -327,32 +336,35 @@ class Own:
         return image.rotate(self.draws.random())
 
 
-class Series:
-    """As that of pandas, which is no Mapping."""
+class Single(Files):
+    """There is one of it, however often it is made or copied."""
 
-    def __init__(self, values):
-        self.values, self.keys = values, values.keys
+    one = None
 
-    def __getitem__(self, key):
-        return self.values[key]
+    def __new__(cls, *args):
+        cls.one = cls.one or super().__new__(cls)
+        return cls.one
 
-
-@pytest.mark.parametrize("kind", [MappingProxyType, UserDict, Series])
-def test_names_in_a_mapping_of_any_kind(folder, kind):
-    to_idx = {"dog": 0, "cat": 1}
-    assert Sources.from_dataset(Files(folder, classes=None, class_to_idx=kind(to_idx))).class_of == {0: "dog", 1: "cat"}
+    def __copy__(self):
+        return self
 
 
-def test_names_in_a_sequence_of_any_kind(folder):
-    named = {0: "a", 1: "b"}
-    for classes in (UserList("ab"), np.array(["a", "b"]), ("a", "b"), MappingProxyType(named), named.values()):
-        assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["a", "b"]
+def test_a_dataset_of_which_there_is_one(folder, tmp_path):
+    real = Single(folder, ToFloat(), plus10)
+    assert labels_of(made(real, tmp_path / "set")) == labels_of(real) == [10, 11]
+    assert isinstance(real.transform, ToFloat) and torch.is_tensor(real[0][0])
 
 
-@pytest.mark.parametrize("names", [{"class_to_idx": {"albatross": 1, "booby": 2}}, {"classes": {1: "a", 2: "b"}}])
-@pytest.mark.parametrize("targets", [None, [0] * 5 + [1] * 5])
-def test_names_from_one_for_labels_from_zero(folder, names, targets):
-    real = Files(folder, **{"classes": None, "targets": targets} | names)
-    for dataset in (real, Subset(real, range(5, 10))):
-        with pytest.raises(ValueError, match="has no name for 0"):
-            Sources.from_dataset(dataset)
+def test_joint_transforms_that_are_set_late(folder, tmp_path):
+    class OfTwo(Files):
+        transforms = None
+
+        def __getitem__(self, i):
+            item = super().__getitem__(i)
+            return self.transforms(*item) if self.transforms else item
+
+    real = OfTwo(folder)
+    synthetic = made(real, tmp_path / "set")
+    real.transforms = mirrored
+    with pytest.raises(ValueError, match="can't be taken over from a dataset with a joint `transforms`"):
+        synthetic[0]

@@ -25,7 +25,7 @@ from .progress import bar, silent, track
 from .request import Request
 from .samples import Samples
 from .sources import Sources
-from .sources.layers import layers
+from .sources.layers import joint_transforms, layers
 from .store.imagefile import check, load_image
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class _Inherited:
         found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
         firsts: dict[int, int] = {}
         pattern = [v is not None and (firsts.setdefault(id(v), len(firsts)), callable(v)) for v in found]
+        pattern += [bool(joint_transforms(layer)) for layer in dataset._wrapped]
         if dataset._checked.setdefault(self.name, pattern) != pattern:
             _check(dataset._real[0], self.name)
             dataset._checked[self.name] = pattern

@@ -1,5 +1,6 @@
 """Labels, and what the classes that they stand for are called."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -70,14 +71,14 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
         options = [] if _agree(classes, to_idx) else [_joined(to_idx)]
     if isinstance(classes, (list, tuple)):
-        options.append(dict(enumerate(classes)))
+        options.append({label: name for label, name in enumerate(classes) if name is not None})
     elif isinstance(classes, dict) and all(map(is_int, classes)):
         options.append({int(label): name for label, name in classes.items()})
     for names in options:
         if names.keys() >= {*present, *absent}:
             if len(options) == 2:
                 _compare(*options, present, "class_to_idx" if names is options[0] else "classes")
-            return unique({k: ", ".join(v) if isinstance(v, tuple) else str(v) for k, v in sorted(names.items())})
+            return unique({label: ", ".join(_words(name)) for label, name in sorted(names.items())})
     if options:
         missing = listed(sorted({*present, *absent} - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
@@ -124,7 +125,7 @@ def _agree(classes: Any, class_to_idx: dict[str, int]) -> bool:
 
 def _compare(by_idx: dict[int, Any], by_place: dict[int, Any], present: Sequence[int], used: str) -> None:
     """Warns where the names of `class_to_idx` and those of `classes` are others for a label."""
-    ours, theirs = ({label: _each(name) for label, name in names.items()} for names in (by_idx, by_place))
+    ours, theirs = ({label: set(_words(name)) for label, name in names.items()} for names in (by_idx, by_place))
     if len(ours) < len(theirs) and set().union(*ours.values()) == set().union(*theirs.values()):
         return  # `classes` are folders here, of which several have one label
     wrong = [label for label in present if label in ours and ours[label].isdisjoint(theirs.get(label, ours[label]))]
@@ -137,9 +138,24 @@ def _compare(by_idx: dict[int, Any], by_place: dict[int, Any], present: Sequence
         )
 
 
-def _each(name: Any) -> set[str]:
+def _words(name: Any) -> list[str]:
     """A name, or all of several."""
-    return set(map(str, name)) if isinstance(name, (list, tuple)) else {str(name)}
+    return list(map(_word, name)) if isinstance(name, list | tuple) else [_word(name)]
+
+
+def _word(name: Any) -> str:
+    """One name, of the kinds that files hold.
+
+    Raises:
+        TypeError: It is something else, of which `str` would make a text that means nothing in a prompt.
+    """
+    if isinstance(name, str | bytes):
+        return name.decode("utf-8", "replace") if isinstance(name, bytes) else str.__str__(name)  # an Enum's value
+    if isinstance(name, int | float | np.generic | os.PathLike):
+        return str(name)
+    raise TypeError(
+        f"`classes` and `class_to_idx` must name classes by str, but got {brief(repr(name))}. Correct them."
+    )
 
 
 def _joined(class_to_idx: dict[str, int]) -> dict[int, tuple[str, ...]]:

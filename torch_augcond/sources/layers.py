@@ -60,7 +60,7 @@ def _attributes(holder: Any) -> dict[str, Any]:
 
 def _slots(kind: type) -> list[str]:
     names = vars(kind).get("__slots__", ())
-    names = [names] if isinstance(names, str) else list(names)
+    names = {names} if isinstance(names, str) else {*names} - {"__dict__", "__weakref__"}
     return [f"_{kind.__name__.lstrip('_')}{n}" if n.startswith("__") and not n.endswith("__") else n for n in names]
 
 
@@ -176,13 +176,16 @@ def _put(raw: Any, name: str, value: Any) -> None:
 def _twin(dataset: Any) -> Any:
     """A shallow copy. No code of the user's runs when it comes or goes: `__del__` would close what both hold."""
     kind = type(dataset)
-    slots = any(vars(base).get("__slots__") for base in kind.__mro__)
-    if kind.__new__ is not object.__new__ or slots:
-        return copy.copy(dataset)
     if hasattr(kind, "__del__"):
         kind = type(kind.__name__, (kind,), {"__del__": lambda self: None})
-    twin = object.__new__(kind)
-    twin.__dict__.update(dataset.__dict__)
+    try:
+        twin = object.__new__(kind)
+    except TypeError:  # a list or tuple, say
+        return copy.copy(dataset)
+    if own := getattr(dataset, "__dict__", {}):
+        twin.__dict__.update(own)
+    for name in _attributes(dataset).keys() - own.keys():
+        _put(twin, name, getattr(dataset, name))
     return twin
 
 

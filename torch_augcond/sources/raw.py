@@ -19,7 +19,7 @@ _CACHED = (
 )
 _SHARED = (
     "its dataset keeps what it has read where its copies find it, so reading raw images would leave them there, as it "
-    "did with the first that was tried: make that cache anew. Wrap a dataset without the transform, and pass that as "
+    "did with those that were tried: make that cache anew. Wrap a dataset without the transform, and pass that as "
     "`transform=` (or `target_transform=`)"
 )
 _WRAPPED = (
@@ -45,7 +45,7 @@ class RawItems:
         self.is_same = self._copy is dataset
         self._always = [name for name in _KINDS if transforms_all(dataset, name)]
         self._seen = bytearray(len(dataset))
-        self._is_compared = self.is_same
+        self._reads = 0
         self._why_not: str | None = None
 
     @property
@@ -63,14 +63,15 @@ class RawItems:
         if item and self._was_missed(self._stands) and not self._seen[index]:
             raise ValueError(_CACHED)
         self._seen[index] = True  # what the copy keeps of it is untransformed
-        if not self._is_compared:
-            self._is_compared, self._why_not = True, self._compared(index, item)
+        self._reads += 1
+        if not (self.is_same or self._why_not) and self._reads.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … time
+            self._why_not = self._compared(index, item)
         if self._why_not:
             raise ValueError(self._why_not)
         return item
 
     def _compared(self, index: int, item: Any) -> str | None:
-        """Why this copy isn't to be believed, if another one shows it."""
+        """Why this copy isn't to be believed, if a fresh one shows it."""
         twin, stands = transforms_off(self._dataset)
         other = self._read(twin, stands, index)
         if self._was_missed(stands):

@@ -284,6 +284,11 @@ def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
         return leaves, part[chosen], index[chosen]
     if _is_as(dataset, ConcatDataset):
         parts = [flatten(d) for d in dataset.datasets]
+        if (total := sum(len(index) for _, _, index in parts)) != len(dataset):
+            raise ValueError(
+                f"a ConcatDataset must have the length of its parts, but has {len(dataset)} items and they {total}: "
+                "`datasets` was changed. Make it anew."
+            )
         starts = np.cumsum([0] + [len(leaves) for leaves, _, _ in parts])
         shifted = [part + start for (_, part, _), start in zip(parts, starts, strict=False)]
         leaves = list(chain.from_iterable(leaves for leaves, _, _ in parts))

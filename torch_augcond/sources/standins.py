@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .images import check_size
+
 __all__ = ["Untouched", "only_moved"]
 
 
@@ -37,8 +39,9 @@ def _fresh(value: Any) -> Any:
     """A copy, as a transform returns: its dataset may go on to change it in place."""
     if isinstance(value, torch.Tensor):
         return value.clone()
-    is_open = getattr(value, "tile", None)  # a file that isn't decoded yet, and is not to be before its size is known
-    return value if is_open or not hasattr(value, "copy") else value.copy()
+    if isinstance(value, Image.Image):
+        check_size(value)  # it may be a file that isn't decoded yet
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def only_moved(image: Any, given: list[Any]) -> bool:
