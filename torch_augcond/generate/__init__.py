@@ -89,7 +89,8 @@ def generate(
         progress: Makes the progress bar, such as `torch_augcond.progress.bar`; None for none.
 
     Raises:
-        ValueError: If ``batch_size`` isn't a positive int.
+        ValueError: If ``batch_size`` isn't a positive int, or the generator's fingerprint isn't, or doesn't stay, that
+            of ``settings``; what it has made since then is not written.
         OSError: If an image can't be written.
     """
     mine = owners(plan.keys, shard[1]) == shard[0]
@@ -161,15 +162,16 @@ def synthesise(
     """Yields an `Outcome` for every recipe, a batch at a time; what to do with them is the caller's business.
 
     Args:
+        settings: Of the set; a generator whose fingerprint is another than theirs, before or after a batch, is refused.
         batch_size: Rows in every call of the generator; the last one is padded to it.
         cache: Keeps embeddings; None: for this call only.
 
     Raises:
-        ValueError: If ``batch_size`` isn't a positive int.
+        ValueError: If ``batch_size`` isn't a positive int, or the generator changes meanwhile.
     """
     batches = Batches(batch_size)
     cache = Memory() if cache is None else cache
-    conditions = Conditions(sources, generator, augmentation, cache, Batches(batch_size))
+    conditions = Conditions(sources, generator, augmentation, cache, Batches(batch_size), settings.checkpoint)
     painter = _Painter(conditions, settings, batches)
     waiting: list[Row] = []
     for window in windows(recipes, _WINDOW * batch_size):
@@ -205,6 +207,7 @@ class _Painter:
             images, bad = self._generate(padded), []
         except BadImages as error:
             images, bad = error.images, error.rows
+        self.conditions.check()
         return images_of(images, len(padded), self.conditions.generator)[: len(rows)], frozenset(bad)
 
     def _generate(self, rows: Sequence[Row]) -> Tensor:

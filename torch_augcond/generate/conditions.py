@@ -14,7 +14,7 @@ from ..plan import Recipe
 from ..sources import Sources, UnreadableImage
 from ..transforms import Compose
 from .batches import Batches, windows
-from .returned import embeds_of, prompts_of
+from .returned import check_fingerprint, embeds_of, prompts_of
 
 __all__ = ["Cache", "Conditions", "Memory", "Row", "centre"]
 
@@ -57,6 +57,8 @@ class Conditions:
         augmentation: Its pixel stage is applied before encoding.
         cache: Where embeddings are looked for and left.
         batches: Images encoded at once.
+        checkpoint: The fingerprint that the set is made with; where the generator has another by now, nothing of what
+            it returns is kept.
     """
 
     sources: Sources
@@ -64,6 +66,11 @@ class Conditions:
     augmentation: Compose
     cache: Cache
     batches: Batches
+    checkpoint: str
+
+    def check(self) -> None:
+        """Whatever has come from the generator since the last check is of the set's own."""
+        check_fingerprint(self.generator, self.checkpoint)
 
     def rows(self, recipes: Sequence[Recipe]) -> tuple[list[Row], Failures]:
         """The recipes that can be embedded, in order, and {key: reason} of the others."""
@@ -122,7 +129,9 @@ class Conditions:
         return embeds
 
     def _encode(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
-        return embeds_of(self.generator.encode_images(images), len(images), self.generator)
+        embeds = embeds_of(self.generator.encode_images(images), len(images), self.generator)
+        self.check()
+        return embeds
 
     def _read(self, digest: str, index: int, broken: Failures) -> Image.Image | None:
         try:
@@ -138,6 +147,7 @@ class Conditions:
         if new := [name for name in names if name not in known]:
             wanted = [names[name] for name in new]
             fresh = dict(zip(new, prompts_of(self.generator.encode_prompts(wanted), wanted), strict=True))
+            self.check()
             self.cache.put(fresh)
             known |= fresh
         return torch.stack([known[f"prompt {text}"] for text in texts])

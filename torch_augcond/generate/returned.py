@@ -13,7 +13,21 @@ from torch import Tensor
 from ..checks import brief
 from ..generators.protocol import Generator
 
-__all__ = ["embeds_of", "images_of", "prompts_of"]
+__all__ = ["check_fingerprint", "embeds_of", "images_of", "prompts_of"]
+
+
+def check_fingerprint(generator: Generator, expected: str) -> None:
+    """Refuses what a generator has returned if it isn't, or isn't any more, the one that a set is made with.
+
+    Raises:
+        ValueError: It says what has changed.
+    """
+    if (found := generator.fingerprint) != expected:
+        raise ValueError(
+            f"`generator.fingerprint` must stay as it is while a set is made, but {brief(expected)!r} has become "
+            f"{brief(str(found))!r} (another scheduler, say). What it made since is not kept. Undo that, or choose "
+            "another `root`."
+        )
 
 
 def images_of(returned: Any, n: int, generator: Generator) -> Tensor:

@@ -39,8 +39,9 @@ class Generator(Protocol):
 
     Three more are used if they are there: an attribute ``batch_size``, how many images to make at once, a method
     ``prepare(num_images)``, which is called before the first batch of a job, and a method
-    ``check_numbers(guidance_scale, num_inference_steps, noise_level)``, which refuses what ``generate`` can't do
-    before a directory is given to the set.
+    ``check_numbers(guidance_scale, num_inference_steps, noise_level)``, which refuses what ``generate`` can't do,
+    and a generator that isn't any more what its fingerprint says, before a directory is given to the set. A batch in
+    which the fingerprint has changed is not kept.
 
     Attributes:
         fingerprint: Names weights and scheduler; equal fingerprints make equal images.
