@@ -63,7 +63,7 @@ class Job:
         recorded = self._recorded()
         if recorded is None and not write:
             raise NothingMade(f"{self.store.root} holds no set of images yet")
-        self.settings = self._settings(recorded)
+        self.settings = self._settings(recorded, write)
         self._claim(self.settings, write)
         self.unreadable: dict[int, UnreadableImage] = {}
         self.plan = self._plan()
@@ -89,10 +89,10 @@ class Job:
                 raise ValueError(f'{error} Its checkpoint is generator="{short}".') from error
             raise
 
-    def _settings(self, recorded: dict[str, Any] | None) -> Settings:
+    def _settings(self, recorded: dict[str, Any] | None, write: bool) -> Settings:
         if recorded is None or self.request.is_loaded:
             known = self.generator.fingerprint, self.generator.image_size
-            if hasattr(self.generator, "check_numbers"):  # before a folder is claimed with what can't be made
+            if write and hasattr(self.generator, "check_numbers"):  # before a folder is claimed with what can't be made
                 asked = self.request
                 guidance = asked.settings(*known).guidance_scale
                 self.generator.check_numbers(guidance, asked.num_inference_steps, asked.noise_level)

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ..checks import brief, did_you_mean
-from .folder import INDEX, MODELS, check_folder, check_index, choose_files, num_missing, num_parameters_in
+from .folder import INDEX, check_folder, check_index, choose_files, num_missing, num_parameters_in
+from .weights import MODELS
 
 __all__ = ["MIRRORS", "Checkpoint", "find_checkpoint", "short_name"]
 

@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-__all__ = ["INDEX", "MODELS", "check_folder", "check_index", "choose_files", "num_missing", "num_parameters_in"]
+from .weights import MODELS, content
+
+__all__ = ["INDEX", "check_folder", "check_index", "choose_files", "num_missing", "num_parameters_in"]
 
 INDEX = "model_index.json"
-MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
 _COMPONENTS = (*MODELS, "feature_extractor", "image_noising_scheduler", "scheduler", "tokenizer")
 _NEEDED = {  # any of these files; without them a library fails late, or makes up something of its own
     "feature_extractor": {"feature_extractor/preprocessor_config.json"},
@@ -121,11 +122,5 @@ def num_missing(model: torch.nn.Module, files: Sequence[Path]) -> int:
     if state.keys() <= given.keys():
         return 0
     dtypes = {tensor.dtype for tensor in state.values()}
-    known = Counter(_content(tensor.to(dtype)) for tensor in given.values() for dtype in dtypes)
-    return sum(numel for numel, _ in (Counter(map(_content, state.values())) - known).elements())
-
-
-def _content(tensor: torch.Tensor) -> tuple[int, int]:
-    """Its size and the sum of its bits, which neither a device nor an order changes."""
-    bits = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}[tensor.dtype.itemsize]
-    return tensor.numel(), int(tensor.contiguous().view(bits).sum(dtype=torch.int64))
+    known = Counter(content(tensor.to(dtype)) for tensor in given.values() for dtype in dtypes)
+    return sum(numel for numel, _ in (Counter(map(content, state.values())) - known).elements())

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop
 
-from ..checks import as_float, as_int
+from ..checks import as_float, as_int, brief, listed, warn
 
-__all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check_rows", "to_pil"]
+__all__ = ["check_keys", "check_level", "check_numbers", "check_prompts", "check_rows", "to_pil", "warn_if_long"]
 
 _STRIP = 16  # times as long as it is wide
 
@@ -20,6 +20,17 @@ def check_prompts(prompts: Any) -> list[str]:
     if not isinstance(prompts, Sequence) or isinstance(prompts, str) or not all(isinstance(p, str) for p in prompts):
         raise TypeError(f"`prompts` must be a list of str, but got {prompts!r}.")
     return list(prompts)
+
+
+def warn_if_long(tokenizer: Any, prompts: Sequence[str]) -> None:
+    limit = tokenizer.model_max_length
+    lengths = [len(tokens) for tokens in tokenizer(list(prompts)).input_ids]
+    if long := {prompt: length for prompt, length in zip(prompts, lengths) if length > limit}:
+        shown = listed(long, lambda prompt: f"{brief(prompt)!r} with {long[prompt] - 2}")
+        warn(
+            f"prompts may have {limit - 2} tokens, and what comes after them is ignored, but got {shown}. "
+            "Shorten the prompt or the class name.",
+        )
 
 
 def check_keys(keys: Any) -> None:

@@ -43,11 +43,26 @@ def own_scheduler_id(pipe: "Pipeline") -> str | None:
     return getattr(pipe, "_own_scheduler", None)
 
 
+def scheduler_settings(scheduler: Any) -> dict[str, Any]:
+    """Its configuration, less what diffusers notes about itself; of entries set as attributes later, what is used."""
+    config = scheduler.config
+    return {name: value for name, value in {**config, **vars(config)}.items() if not name.startswith("_")}
+
+
 def scheduler_id(pipe: "Pipeline") -> str:
-    """Class and configuration, less what diffusers notes about itself."""
-    settings = {key: value for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return f"{type(pipe.scheduler).__name__}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    """Class and configuration; where a class has the name of one of diffusers', its module as well."""
+    import diffusers
+
+    kind = type(pipe.scheduler)
+    name = kind.__name__ if getattr(diffusers, kind.__name__, kind) is kind else f"{kind.__module__}.{kind.__name__}"
+    text = json.dumps(scheduler_settings(pipe.scheduler), sort_keys=True, default=_whole)
+    return f"{name}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+def _whole(value: Any) -> Any:
+    """As text, except for long arrays, of which that shows only the ends."""
+    text = str(value)
+    return value.tolist() if "..." in text and hasattr(value, "tolist") else text
 
 
 def check_compile(compile: Any) -> bool | str:

@@ -1,5 +1,7 @@
 """The parts of a pipeline: which fit each other, and that they stay what their fingerprint stands for."""
 
+import json
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from ..checks import listed
@@ -16,6 +18,7 @@ _PARTS = (
     "unet",
     "vae",
 )
+_IDLE = {"deprecation_warnings", "dtype", "name_or_path", "verbose"}  # what changes no number
 
 
 def check_widths(pipe: Any) -> None:
@@ -51,15 +54,33 @@ def check_fingerprint(fingerprint: Any) -> None:
         )
 
 
-def parts_of(pipe: Any) -> dict[str, Any]:
-    """All but the denoising scheduler, which may be replaced."""
-    return {name: getattr(pipe, name) for name in _PARTS}
+def parts_of(pipe: Any) -> dict[str, tuple[Any, str]]:
+    """All but the denoising scheduler, which may be replaced; each with what is set in it."""
+    return {name: (getattr(pipe, name), _settings(getattr(pipe, name))) for name in _PARTS}
 
 
-def check_parts(pipe: Any, parts: dict[str, Any]) -> None:
-    """Refuses a pipeline of which one of these was replaced: its fingerprint is of the former one."""
-    if replaced := [name for name, part in parts.items() if getattr(pipe, name) is not part]:
-        raise ValueError(
-            f"`pipe` must keep the parts that its generator was made with, but {listed(replaced)} was replaced. Make "
-            "another generator of it, with another `fingerprint`."
-        )
+def check_parts(pipe: Any, parts: dict[str, tuple[Any, str]]) -> None:
+    """Refuses a pipeline of which one of these was replaced, or set otherwise: its fingerprint is of the former one."""
+    replaced = [name for name, (part, _) in parts.items() if getattr(pipe, name) is not part]
+    changed = [name for name, (part, settings) in parts.items() if _settings(part) != settings]
+    for names, what in ((replaced, "was replaced"), (changed, "was set otherwise")):
+        if names:
+            raise ValueError(
+                f"`pipe` must keep the parts that its generator was made with, but {listed(names)} {what}. Make "
+                "another generator of it, with another `fingerprint`."
+            )
+
+
+def _settings(part: Any) -> str:
+    """A part's configuration, or else its attributes; of a noise schedule its numbers besides."""
+    config = getattr(part, "config", part)
+    settings = dict(config) if isinstance(config, dict) else {}
+    settings |= vars(config) | {"alphas_cumprod": getattr(part, "alphas_cumprod", None)}
+    shown = {name: value for name, value in settings.items() if not name.startswith("_") and name not in _IDLE}
+    return json.dumps(shown, default=_plain, skipkeys=True)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # an array or a tensor
+        return value.tolist()
+    return asdict(value) if is_dataclass(value) else type(value).__name__

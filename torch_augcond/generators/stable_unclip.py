@@ -10,15 +10,16 @@ from PIL import Image
 from torch import Tensor
 
 from .. import fused
-from ..checks import as_int, brief, listed, warn
+from ..checks import as_int, warn
 from .denoise import decode, denoise, draw_latents, in_float32, time_parts, to_uint8
-from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, to_pil
+from .inputs import check_keys, check_level, check_numbers, check_prompts, check_rows, to_pil, warn_if_long
 from .memory import batch_size_for
 from .networks import Networks, choose
 from .options import check_compile, check_interval, check_reuse, exact, make_scheduler, own_scheduler_id, scheduler_id
-from .parts import check_fingerprint, check_parts, check_widths, parts_of
+from .parts import check_fingerprint, check_widths
 from .protocol import BadImages
 from .quiet import without_messages
+from .steady import Steady
 from .undisturbed import undisturbed
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ class StableUnCLIPGenerator:
     surrounding ``torch.autocast`` or default device has no influence.
 
     Args:
-        pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced at any time; its other parts
-            and their weights must stay as they are: another VAE or LoRA is another pipeline with another fingerprint.
+        pipe: The pipeline, on its device and in its dtype. Its scheduler may be replaced between two sets, by one that
+            takes all noise from the generators it is given. Its other parts, what is set in them and their weights must
+            stay as they are: with another VAE, LoRA or FreeU it is another pipeline with another fingerprint. Each call
+            looks at the former two, ``prepare`` at the weights.
         fingerprint: Names the weights, such as ``repository@commit``. The scheduler is added, unless it is the one that
             ``load_generator`` found in the checkpoint.
         compile: Whether ``prepare`` may compile: ``"auto"`` (if the job is long enough to save time), True (the whole
@@ -59,7 +62,8 @@ class StableUnCLIPGenerator:
 
     Raises:
         TypeError: ``pipe`` is no such pipeline, or an argument has the wrong type.
-        ValueError: The parts of the pipeline don't fit each other, or an option is none of those above.
+        ValueError: The parts of the pipeline don't fit each other, its scheduler draws noise of its own, or an option
+            is none of those above.
 
     Example:
         >>> from torch_augcond import load_generator
@@ -90,11 +94,11 @@ class StableUnCLIPGenerator:
         self._compile = check_compile(compile)
         self._guidance_interval = check_interval(guidance_interval)
         self._cache_interval = check_reuse(cache_interval, pipe.unet)
-        self._parts = parts_of(pipe)
         if scheduler is not None:
             pipe.scheduler = make_scheduler(scheduler, pipe.scheduler.config)
         self._plain = self._networks = Networks(pipe, cache_interval=self.cache_interval)
         self._way = "off"
+        self._steady = Steady(pipe)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is compiled or bound to this very pipeline: a copy makes its own."""
@@ -161,11 +165,15 @@ class StableUnCLIPGenerator:
         return batch_size_for(self.pipe, self.image_size)
 
     def prepare(self, num_images: int) -> None:
-        """Chooses how to compile for the job that follows; compiling itself happens in its first batch.
+        """Chooses how to compile for the job that follows, whose first batch compiles; looks at the weights.
 
         Args:
             num_images: That will be made, in batches of one size.
+
+        Raises:
+            ValueError: The weights aren't those that the generator was made with. It takes 0.1 s for 2 billion halves.
         """
+        self._steady.check_weights(self.pipe)
         way = choose(self.compile, as_int("num_images", num_images, 0), self.device)
         if way != self._way:
             self._way, self._networks = way, Networks(self.pipe, way, self.cache_interval)
@@ -183,7 +191,7 @@ class StableUnCLIPGenerator:
         Raises:
             TypeError: Something is no RGB image, or ``images`` is no list of them.
         """
-        check_parts(self.pipe, self._parts)
+        self._steady.check(self.pipe)
         if not isinstance(images, Sequence | Tensor):
             raise TypeError(f"`images` must be a list of images, but got {type(images).__name__}.")
         if not len(images):
@@ -206,12 +214,12 @@ class StableUnCLIPGenerator:
         Warns:
             Which prompts are too long; what doesn't fit is left out.
         """
-        check_parts(self.pipe, self._parts)
+        self._steady.check(self.pipe)
         prompts = check_prompts(prompts)
         if not prompts:
             return torch.empty(0, self.pipe.tokenizer.model_max_length, self._prompt_dim)
-        self._warn_if_long(prompts)
         with without_messages():
+            warn_if_long(self.pipe.tokenizer, prompts)
             return self._encoded(lambda chunk: self.pipe.encode_prompt(chunk, self.device, 1, False)[0], prompts)
 
     def _encoded(self, encode: Callable[[list[Any]], Tensor], rows: Sequence[Any]) -> Tensor:
@@ -221,24 +229,15 @@ class StableUnCLIPGenerator:
         chunks = [padded[start : start + size] for start in range(0, len(padded), size)]
         return torch.cat([encode(chunk).float().cpu() for chunk in chunks])[: len(rows)]
 
-    def _warn_if_long(self, prompts: Sequence[str]) -> None:
-        limit = self.pipe.tokenizer.model_max_length
-        with without_messages():
-            lengths = [len(tokens) for tokens in self.pipe.tokenizer(list(prompts)).input_ids]
-        if long := {prompt: length for prompt, length in zip(prompts, lengths) if length > limit}:
-            shown = listed(long, lambda prompt: f"{brief(prompt)!r} with {long[prompt] - 2}")
-            warn(
-                f"prompts may have {limit - 2} tokens, and what comes after them is ignored, but got {shown}. "
-                "Shorten the prompt or the class name.",
-            )
-
     def check_numbers(self, guidance_scale: float, num_inference_steps: int, noise_level: int) -> None:
-        """Refuses what ``generate`` would refuse, before anything is made.
+        """Refuses what ``generate`` or ``prepare`` would refuse, before anything is made.
 
         Raises:
-            TypeError, ValueError: naming the argument.
+            TypeError, ValueError: naming the argument, or what has changed in the pipeline.
         """
         check_numbers(self.pipe, guidance_scale, num_inference_steps, noise_level)
+        self._steady.check(self.pipe)
+        self._steady.check_weights(self.pipe)
 
     @undisturbed
     def generate(
@@ -275,9 +274,9 @@ class StableUnCLIPGenerator:
             TypeError, ValueError: An argument isn't as above.
             BadImages: Some rows are NaN or one plain colour in float32, too.
         """
-        check_parts(self.pipe, self._parts)
+        self._steady.check(self.pipe)
         check_rows(image_embeds, prompt_embeds, keys, partner_embeds, self.embed_dim, self._prompt_dim)
-        self.check_numbers(guidance_scale, num_inference_steps, noise_level)
+        check_numbers(self.pipe, guidance_scale, num_inference_steps, noise_level)
         condition = self.condition(image_embeds, keys, partner_embeds, augmentation, noise_level)
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         images, bad = to_uint8(self.sample(condition, prompt_embeds, keys, **numbers))
@@ -350,7 +349,7 @@ class StableUnCLIPGenerator:
         Shape:
             (N, 2D), (N, L, C), (N,) → (N, 3, H, W) in [0, 1], float32, on the device.
         """
-        self.check_numbers(guidance_scale, num_inference_steps, 0)
+        check_numbers(self.pipe, guidance_scale, num_inference_steps, 0)
         numbers = {"guidance_scale": guidance_scale, "num_inference_steps": num_inference_steps}
         return self._sample(self._networks, condition, prompt_embeds, keys, **numbers)
 
@@ -358,6 +357,7 @@ class StableUnCLIPGenerator:
     def _sample(
         self, networks: Networks, condition: Tensor, prompt_embeds: Tensor, keys: Tensor, **numbers: Any
     ) -> Tensor:
+        self._steady.check(self.pipe)
         latents, generators = self._draw(keys)
         inputs = (x.to(self.device, self.dtype) for x in (latents, condition, prompt_embeds, self._empty_prompt))
         numbers |= {"generators": generators, "guidance_interval": self.guidance_interval}
