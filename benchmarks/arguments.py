@@ -1,11 +1,12 @@
-"""What the command lines of the benchmarks share: a device, a file of rows, numbers that are checked."""
+"""What the command lines of the benchmarks share: a device, a file of rows, numbers that are checked, how they end."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
-__all__ = ["at_least", "make_parser", "parse"]
+__all__ = ["at_least", "make_parser", "parse", "run_main"]
 
 
 def make_parser(doc, name, devices=("cpu", "cuda")):
@@ -39,3 +40,12 @@ def at_least(least):
         return int(text)
 
     return number
+
+
+def run_main(main):
+    """Ends the program with what `main` returns; on Ctrl-C, with one line and the shell's own code for it."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+        sys.exit(130)

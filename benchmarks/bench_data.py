@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from arguments import make_parser, parse
+from arguments import make_parser, parse, run_main
 from PIL import Image
 from rows import write_rows
 from torch.utils.data import DataLoader, Dataset, RandomSampler, WeightedRandomSampler
@@ -261,4 +261,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from arguments import at_least, make_parser, parse
+from arguments import at_least, make_parser, parse, run_main
 from contenders import LOOP, OURS, OURS_COMPILED, STOCK, contenders, is_shortcut
 from full_size import build
 from PIL import Image
@@ -202,4 +202,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -8,7 +8,7 @@ import statistics
 import time
 
 import torch
-from arguments import at_least, make_parser, parse
+from arguments import at_least, make_parser, parse, run_main
 from rows import write_rows
 from torch._dynamo.utils import counters
 
@@ -144,4 +144,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 import metrics
 import photographs
 import torch
+from arguments import run_main
 from judges import load_judge, looked_at
 from measure_tiny_unclip import make
 from rows import write_rows
@@ -170,4 +171,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -11,7 +11,7 @@ import time
 from itertools import chain
 from pathlib import Path
 
-from arguments import at_least, make_parser, parse
+from arguments import at_least, make_parser, parse, run_main
 from measure_tiny_unclip import gray, make, real_digits
 from rows import write_rows
 from torch.nn import functional as F
@@ -130,4 +130,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

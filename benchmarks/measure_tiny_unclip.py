@@ -15,6 +15,7 @@ import glyphs
 import numpy as np
 import torch
 import torch.nn.functional as F
+from arguments import run_main
 from torch.utils.data import TensorDataset
 from torchvision.utils import make_grid, save_image
 
@@ -119,4 +120,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

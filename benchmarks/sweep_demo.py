@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from arguments import run_main
 
 from torch_augcond import load_generator
 from torch_augcond.cli import demo
@@ -98,4 +99,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

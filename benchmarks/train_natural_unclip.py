@@ -30,6 +30,7 @@ import photographs
 import torch
 import unclip_parts as parts
 import unclip_trainer as trainer
+from arguments import run_main
 from curves import curves
 from stages import OutOfTime
 
@@ -151,4 +152,4 @@ def needed(names):
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

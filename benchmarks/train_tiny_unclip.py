@@ -12,6 +12,7 @@ import torch
 import unclip_joint as joint
 import unclip_parts as parts
 import unclip_trainer as trainer
+from arguments import run_main
 
 SIZES = {
     "image": 32, "patch": 8, "vision": 128, "vision_layers": 4, "embed": 256, "text": 64, "text_layers": 2,
@@ -69,4 +70,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -3,6 +3,8 @@
 import argparse
 import csv
 import importlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -156,6 +158,28 @@ def test_what_a_benchmark_cannot_do_is_refused_at_once(module, given, message, m
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(module).main()
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_benchmark_in_one_line(tmp_path):
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import time\n"
+        "from arguments import run_main\n"
+        "def main():\n"
+        "    print('measuring', flush=True)\n"
+        "    time.sleep(60)\n"
+        "run_main(main)\n"
+    )
+    options = {
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "env": os.environ | {"PYTHONPATH": str(BENCHMARKS)},
+    }
+    with subprocess.Popen([sys.executable, str(script)], text=True, **options) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and said.strip() == "slow.py: stopped"
 
 
 @pytest.mark.slow
