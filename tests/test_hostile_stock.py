@@ -183,3 +183,27 @@ def test_only_what_was_copied_to_another_disk_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     disk.move(path, aside / "image", aside)
     assert path.read_bytes() == b"whole" and (aside / "image").read_bytes() == b"damaged"
+
+
+def test_an_image_that_is_taken_back_and_set_aside_again_at_once_is_somewhere(real, tmp_path, monkeypatch):
+    """One process, whose edit was taken back, is about to remove it from the shelf; for another one it's edited."""
+    job_of(real, tmp_path / "set").make()
+    job = job_of(real, tmp_path / "set")
+    path = min((tmp_path / "set" / "cat").iterdir())
+    job.store.set_aside(path, "stale")
+    really = {name: getattr(os, name) for name in ("unlink", "replace")}
+
+    def interrupted(name):
+        def call(*inputs, **options):
+            if ".aside" in os.fspath(inputs[0]) and path.exists():
+                monkeypatch.undo()
+                job.store.set_aside(path, "stale")
+            return really[name](*inputs, **options)
+
+        return call
+
+    for name in really:
+        monkeypatch.setattr(os, name, interrupted(name))
+    job.store.restore(job.plan)
+    monkeypatch.undo()
+    assert path.exists() or (job.store.aside / "stale" / "cat" / path.name).exists()

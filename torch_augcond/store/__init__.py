@@ -209,15 +209,16 @@ class Store:
             "digests": list(recipe.digests),
         }
         path = self.path(recipe.class_name, recipe.key)
-        self._publish(encode(image, provenance | record, path.suffix[1:]), path)
+        data = encode(image, provenance | record, path.suffix[1:])
+        self._make_ready(path.parent)
+        publish(data, path, self.root)
         return path
 
-    def _publish(self, data: bytes, path: Path) -> None:
-        if path.parent.name not in self._ready or path.parent.is_symlink():
-            with explained(path.parent):
-                make_folder(path.parent)
-            self._ready.add(path.parent.name)
-        publish(data, path, self.root)
+    def _make_ready(self, folder: Path) -> None:
+        if folder.name not in self._ready or folder.is_symlink() or not folder.is_dir():
+            with explained(folder):
+                make_folder(folder)
+            self._ready.add(folder.name)
 
     def stale(self, plan: Plan, spare: Callable[[dict[str, Any]], bool] | None = None) -> list[Path]:
         """Images that ``plan`` would not make whatever the count: their source is gone or has changed.
@@ -320,11 +321,12 @@ class Store:
         return sum(self._take_back(Path(*shelf[i])) for i in wanted)
 
     def _take_back(self, path: Path) -> bool:
+        """Moves it: of a copy, the first one might go after another process has set the copy aside in its place."""
         try:
-            record = check(path, path.stem)
-            self._publish(path.read_bytes(), self.path(record["class_name"], path.stem))
-            with explained(path):
-                path.unlink()
+            target = self.path(check(path, path.stem)["class_name"], path.stem)
+            self._make_ready(target.parent)
+            with explained(target):
+                move(path, target, self.root)
         except (Corrupt, FileNotFoundError):
             return False
         return True
