@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ import torch
 from ..checks import one_of
 from ..plan import Settings
 from . import config, scan
-from .disk import explained, is_regular, make_folder, move, publish, sweep, sync_folder
+from .disk import explained, is_regular, make_aside, make_folder, move, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
 from .names import aside_of, escape_class, unescape_class
@@ -280,7 +279,7 @@ class Store:
         """
         one_of("why", why, ("stale", "corrupt", "foreign"))
         target = self.aside / why / path.relative_to(self.root)
-        self._make_aside(target.parent)
+        make_aside(target.parent, self.aside)
         moved = False
         with explained(target):
             if os.path.lexists(target) and (why != "stale" or not self._is_whole(path)):
@@ -297,19 +296,6 @@ class Store:
         with suppress(Corrupt, FileNotFoundError):
             return bool(check(path, path.stem))
         return False
-
-    def _make_aside(self, folder: Path) -> None:
-        with explained(folder):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or self.aside.exists():
-                    raise
-                raise OSError(  # without a number, so that nothing is said about writing in `root`
-                    f"`root` must lie in a folder that can be written, since what leaves the set is kept beside it, "
-                    f"but {self.aside} can't be made: {error.strerror}. Have that folder made for you, or choose "
-                    "another `root`, then run the same command again."
-                ) from error
 
     def restore(self, plan: Plan) -> int:
         """Takes back what was set aside as stale, is wanted again (its source came back) and is whole; how many."""
@@ -365,12 +351,15 @@ class Store:
     def take_stock(self, plan: Plan, present: np.ndarray, failed: np.ndarray) -> None:
         """Writes down which images of ``plan`` there are (``present``), so that `verify` misses what is gone later.
 
+        What failed of them before has passed.
+
         Args:
             failed: Which are missing because they failed: these are missed no more.
 
         Shape:
             present, failed: bool (N,).
         """
+        self._failures.settle(_plan_keys(plan)[present])
         self._stock.take(plan, present, failed)
 
     def turns(self, plan: Plan, rows: Sequence[int], size: int) -> Turns:
@@ -387,9 +376,7 @@ class Store:
         One that was made after it failed, and has gone since, is missing for another reason.
         """
         latest = self._failures.latest()
-        missing = {k: record for k, record in latest.items() if not self.has(record["class_name"], k)}
-        seen = self._stock.last_seen(list(missing)) if missing else ()
-        return {k: record for (k, record), when in zip(missing.items(), seen, strict=True) if record["time"] > when}
+        return {key: record for key, record in latest.items() if not self.has(record["class_name"], key)}
 
     def embeddings(self, fingerprint: str) -> EmbeddingCache:
         """The cache of what the generator with this fingerprint has computed."""

@@ -143,6 +143,21 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def make_aside(folder: Path, aside: Path) -> None:
+    """Makes a folder in ``aside``, the place beside a set."""
+    with explained(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or aside.exists():
+                raise
+            raise OSError(  # without a number, so that nothing is said about writing in `root`
+                f"`root` must lie in a folder that can be written, since what leaves the set is kept beside it, "
+                f"but {aside} can't be made: {error.strerror}. Have that folder made for you, or choose "
+                "another `root`, then run the same command again."
+            ) from error
+
+
 def _differ_in_case(one: str, other: str) -> bool:
     return one != other and one.casefold() == other.casefold()
 

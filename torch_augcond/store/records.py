@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,39 +24,74 @@ if TYPE_CHECKING:
 
 _NONE = np.empty(0, "S16")
 _LINES = 100  # in one file of failures: it is written anew for each of them
+_TICK = 1e-6  # seconds between two failures of one process, at least
+_KEY = re.compile("[0-9a-f]{32}")
+_FAILURE = {"time": float, "key": str, "class_name": str, "prompt": str, "reason": str}
+_PASSED = {"time": float, "key": str, "passed": bool}
 
 
 class Failures:
-    """Why images could not be made, in files that are whole or absent; each process writes files of its own."""
+    """Why images could not be made, in files that are whole or absent; each process writes files of its own.
+
+    A failure is believed until its image is made: then it is noted that this very failure has passed. No clock tells
+    which was first, for those of other machines and of the file system may differ.
+    """
 
     prefix = ".augcond-failures-"
 
     def __init__(self, root: Path):
-        self._root, self._lines, self._writer = root, [], ""
+        self._root, self._lines, self._writer, self._last = root, [], "", 0.0
 
     def add(self, recipe: "Recipe", reason: str) -> None:
         """Notes one failure."""
         if not self._lines or not self._writer.startswith(f"{os.getpid()}-") or len(self._lines) == _LINES:
             self._lines, self._writer = [], f"{os.getpid()}-{secrets.token_hex(4)}"
+            self._last = max((record["time"] for record in self._read()[0]), default=0.0)
+        self._last = max(time.time(), self._last + _TICK)  # after those that are there, whatever the clock says
         fields = {"key": recipe.key, "class_name": recipe.class_name, "prompt": recipe.prompt, "reason": reason}
-        self._lines.append(json.dumps({"time": time.time(), **fields}))
-        data = seal_with("\n".join(self._lines).encode(), {"failures": len(self._lines)})
-        publish(data, self._root / f"{self.prefix}{self._writer}.jsonl", self._root)
+        self._lines.append(json.dumps({"time": self._last, **fields}))
+        self._write(self._lines, self._writer)
+
+    def _write(self, lines: Sequence[str], name: str) -> None:
+        data = seal_with("\n".join(lines).encode(), {"failures": len(lines)})
+        publish(data, self._root / f"{self.prefix}{name}.jsonl", self._root)
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """The last failure of each image; files that are damaged are left out: what they held is tried again."""
-        records = []
+        """The last failure of each image that hasn't passed; files that are damaged are left out: what they held is
+        tried again."""
+        records, passed = self._read()
+        left = [record for record in records if _name(record) not in passed]
+        return {record.pop("key"): record for record in sorted(left, key=lambda record: record["time"])}
+
+    def settle(self, made: np.ndarray) -> None:
+        """Notes that the failures of images that have been made (their keys, S16) have passed."""
+        records, passed = self._read()
+        left = sorted({_name(record) for record in records} - passed)
+        if left:
+            hit = np.isin(np.array([bytes.fromhex(key) for key, _ in left], "S16"), made)
+            lines = [json.dumps({"key": key, "time": when, "passed": True}) for (key, when) in compress(left, hit)]
+            if lines:
+                self._write(lines, f"passed-{secrets.token_hex(8)}")
+
+    def _read(self) -> tuple[list[dict[str, Any]], set[tuple[str, float]]]:
+        """All failures, and which of them have passed."""
+        records: list[Any] = []
         for path in metadata(self._root, self.prefix):
             with suppress(ValueError, FileNotFoundError):
                 _, lines = unseal_with(read_regular(path, MAX_METADATA))
-                records += [record for record in map(json.loads, lines.splitlines()) if _is_failure(record)]
-        return {record.pop("key"): record for record in sorted(records, key=lambda record: record["time"])}
+                records += [json.loads(line) for line in lines.splitlines()]
+        passed = {_name(record) for record in records if _is_like(record, _PASSED)}
+        return [record for record in records if _is_like(record, _FAILURE)], passed
 
 
-def _is_failure(record: Any) -> bool:
+def _name(record: dict[str, Any]) -> tuple[str, float]:
+    return record["key"], record["time"]
+
+
+def _is_like(record: Any, form: dict[str, type]) -> bool:
     """Whether it is what `Failures` writes."""
-    forms = {"time": float, "key": str, "class_name": str, "prompt": str, "reason": str}
-    return isinstance(record, dict) and all(isinstance(record.get(name), form) for name, form in forms.items())
+    filled = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in form.items())
+    return filled and _KEY.fullmatch(record["key"]) is not None
 
 
 class Stock:
@@ -113,16 +150,6 @@ class Stock:
             if not there.issuperset(names):
                 there |= set(images(aside_of(self._root) / "stale" / folder))
             yield from (self._root / folder / name for name in names if name not in there)
-
-    def last_seen(self, keys: Sequence[str]) -> np.ndarray:
-        """When the last list with each of these images was written, float64 (N,), in seconds; 0 for none."""
-        times, wanted = np.zeros(len(keys)), np.array([bytes.fromhex(key) for key in keys], "S16")
-        for path in metadata(self._root, self.prefix):
-            with suppress(FileNotFoundError):
-                written, listed = path.stat().st_mtime, self._listed([path])[2].values()
-                there = np.isin(wanted, np.concatenate([_NONE, *listed]))
-                times[there] = np.maximum(times[there], written)
-        return times
 
     def _listed(self, files: Sequence[Path]) -> tuple[list[Path], str, dict[str, np.ndarray]]:
         """The lists that are whole, the ending of the images on them, and {folder: keys}; `verify` finds the others."""
