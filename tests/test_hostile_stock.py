@@ -10,6 +10,7 @@ from fakes import FakeGenerator, paint
 from faults import contents, job_of, paint_sources, problems
 
 from torch_augcond import AugConditionedSynthetic
+from torch_augcond.cli import main
 from torch_augcond.sources import Sources, UnreadableImage
 from torch_augcond.store import disk, records
 from torch_augcond.store.records import Stock
@@ -231,3 +232,37 @@ def test_an_image_that_is_taken_back_and_set_aside_again_at_once_is_somewhere(re
     job.store.restore(job.plan)
     monkeypatch.undo()
     assert path.exists() or (job.store.aside / "stale" / "cat" / path.name).exists()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "bad sector", "folder with a pipe"])
+def test_verify_goes_on_where_something_cannot_be_moved_to_another_disk(real, tmp_path, monkeypatch, capsys, kind):
+    job_of(real, tmp_path / "set").make()
+    first, *_, last = sorted((tmp_path / "set").glob("*/*.png"))
+    last.write_bytes(b"damaged")
+    first.unlink()
+    pipe = first / "pipe" if kind.startswith("folder") else first
+    pipe.parent.mkdir(exist_ok=True)
+    first.write_bytes(b"half") if kind == "bad sector" else os.mkfifo(pipe)
+    really = os.replace, os.rename, shutil.copyfileobj
+
+    def across(move):
+        def call(source, target):
+            if str(tmp_path / "set") + os.sep in os.fspath(source):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            move(source, target)
+
+        return call
+
+    def copy(source, file):
+        if source.name == str(first):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        really[2](source, file)
+
+    monkeypatch.setattr(os, "replace", across(really[0]))
+    monkeypatch.setattr(os, "rename", across(really[1]))
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    assert main(["verify", str(tmp_path / "set")]) == 1
+    told = capsys.readouterr().out
+    assert f"{first}: " in told and "is on another disk" in told and "remove it yourself" in told
+    assert os.path.lexists(first) and not last.exists() and "2 damaged or gone" in told
+    assert [path.name for path in (tmp_path / "set.aside" / "corrupt").rglob("*") if not path.is_dir()] == [last.name]

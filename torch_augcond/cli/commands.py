@@ -78,7 +78,7 @@ def verify(args: argparse.Namespace) -> int:
                 reason = _decode(store, path, repair=not args.dry_run)
             if reason:
                 tell(f"{path}: {reason}")
-            strange = reason in FOREIGN
+            strange = bool(reason) and reason.startswith(FOREIGN)
             bad, foreign, count = bad + (bool(reason) and not strange), foreign + strange, count + 1
             shown.update(1)
     tell(f"{count} files read, {bad} damaged or gone" + (f", {foreign} foreign" if foreign else ""))

@@ -16,7 +16,7 @@ import torch
 from ..checks import one_of
 from ..plan import Settings
 from . import config, scan
-from .disk import explained, is_regular, make_aside, make_folder, move, publish, sweep, sync_folder
+from .disk import Immovable, explained, is_regular, make_aside, make_folder, move, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
 from .names import aside_of, escape_class, unescape_class
@@ -330,8 +330,11 @@ class Store:
         damaged = set()
         for path, reason in scan.inspect(self.root, self.own_settings()):
             if reason and repair:
-                self.set_aside(path, "foreign" if reason in scan.FOREIGN else "corrupt")
                 damaged.add(path)
+                try:
+                    self.set_aside(path, "foreign" if reason in scan.FOREIGN else "corrupt")
+                except Immovable as error:
+                    reason = f"{reason}; {error}"
             yield path, reason
         yield from ((path, "it is gone") for path in self._stock.missing() if path not in damaged)
         if repair:

@@ -203,25 +203,54 @@ def written(
             temp.unlink()
 
 
+class Immovable(OSError):
+    """It can't be copied to another disk, and stays where it is."""
+
+
 def move(path: Path, target: Path, root: Path) -> None:
     """Gives a file another name, in the place of what had it; a link or a folder too.
 
     To another file system it is copied, by way of a temporary one in ``root``, and goes once the copy is on the disk.
+
+    Raises:
+        Immovable: If that can't be done: it is a pipe or the like, or has a bad sector.
     """
     try:
         os.replace(path, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        if not is_regular(path):
-            shutil.move(path, target)
-            return
-        with open(path, "rb") as source:
-            with written(target, root) as file:
+        (_move_file if is_regular(path) else _move_other)(path, target, root)
+
+
+def _move_file(path: Path, target: Path, root: Path) -> None:
+    with open(path, "rb") as source:
+        with written(target, root) as file:
+            try:
                 shutil.copyfileobj(source, file)
-            sync_folder(target.parent)
-            if os.path.samestat(os.fstat(source.fileno()), path.lstat()):  # another one may have been made meanwhile
-                path.unlink()
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                raise _immovable(target, error.strerror) from error
+        sync_folder(target.parent)
+        if os.path.samestat(os.fstat(source.fileno()), path.lstat()):  # another one may have been made meanwhile
+            path.unlink()
+
+
+def _move_other(path: Path, target: Path, root: Path) -> None:
+    mode = path.lstat().st_mode
+    if not (stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):  # reading it may never end
+        raise _immovable(target, "it is no file, folder or link")
+    own = target.with_name(f"{target.name}.{secrets.token_hex(4)}")  # nobody else's, should half of it be removed
+    try:
+        shutil.move(path, own)
+    except shutil.Error as error:  # of what lies in a folder
+        shutil.rmtree(own, ignore_errors=True)
+        raise _immovable(target, error.args[0][0][-1]) from error
+
+
+def _immovable(target: Path, why: object) -> Immovable:
+    return Immovable(f"it can't be moved to {target.parent}, which is on another disk ({why}), so remove it yourself")
 
 
 def temp_path(root: Path, mark: str = "-") -> Path:
