@@ -270,7 +270,7 @@ def _make(request: Request, batch_size: int | None) -> Job:
     rank, count = shard = shards.from_environment()
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
     _check_readable(job)
-    plan = job.digest() if count > 1 else ""
+    plan = _agreed(job)
     beat = shards.Heartbeat(job.store.root, shard, plan)
     with beat if count > 1 else nullcontext():
         # What has failed stays failed: the ranks must agree on the length of the dataset, and so must a run that goes
@@ -285,6 +285,15 @@ def _make(request: Request, batch_size: int | None) -> Job:
             beat.rest()
             shards.wait_for(job.store.root, partial(job.owed, count), count, since=beat.since, plan=plan)
     return job
+
+
+def _agreed(job: Job) -> str:
+    """A name for what all ranks want, where there are several: whoever wants something else is told."""
+    shard = shards.from_environment()
+    plan = job.digest() if shard[1] > 1 else ""
+    if plan:
+        shards.agree(job.store.root, shard, plan)
+    return plan
 
 
 def _check_readable(job: Job) -> None:
@@ -310,6 +319,7 @@ def _find(request: Request) -> Job:
         command = request.command()
         remedy = f"Make them with: {command}" if command else "Make them with the same call and generate=True."
         raise FileNotFoundError(f"{missing} of {request.total()} synthetic images are missing from {root}. {remedy}")
+    _agreed(job)
     job.warn_of_doubt()
     return job
 

@@ -4,16 +4,18 @@ Shares are decided by key, so they need no communication, and the store shows ho
 of a process group is used: such a barrier times out while others are still generating.
 """
 
+import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["Heartbeat", "Shard", "from_environment", "from_slurm", "local_rank", "owners", "parse", "wait_for"]
+__all__ = ["Heartbeat", "Shard", "agree", "from_environment", "from_slurm", "local_rank", "owners", "parse", "wait_for"]
 
 Shard = tuple[int, int]
 
@@ -21,6 +23,7 @@ BEAT_PREFIX = ".augcond-tmp-beat-"
 BEAT_SECONDS = 5.0
 STALLED_SECONDS = 50.0  # a process that was at work and is silent for so long has died
 ABSENT_SECONDS = 600.0  # a process that hasn't shown up yet may still be loading its libraries or data
+_STORE_TIMEOUT = timedelta(seconds=10)
 
 
 def parse(text: str) -> Shard:
@@ -165,6 +168,41 @@ def beat_path(root: str | os.PathLike, shard: Shard, plan: str = "") -> Path:
     return Path(root) / f"{BEAT_PREFIX}{shard[0]}-of-{shard[1]}{plan and '-' + plan}"
 
 
+def agree(root: str | os.PathLike, shard: Shard, plan: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Asks the store that torchrun has for its ranks whether all of them want the same images of this set.
+
+    Nobody waits: a rank's first time is compared with the first one of whoever was first, its second with the second
+    one. Without torchrun only `wait_for` tells, where images are to be made.
+
+    Raises:
+        RuntimeError: If another rank wants others.
+    """
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return
+    import torch.distributed as dist
+
+    place = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
+    try:
+        address = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+        store = dist.TCPStore(*address, is_master=False, wait_for_workers=False, timeout=_STORE_TIMEOUT)
+        name = f"torch_augcond/{environ.get('TORCHELASTIC_RESTART_COUNT')}/{shard[1]}/{place}"
+        turn = store.add(f"{name}/{shard[0]}", 1)
+        first = store.compare_set(f"{name}/turn {turn}", "", f"{shard[0]} {plan}").decode()
+    except (KeyError, ValueError, RuntimeError):  # the program has another store, or none any more
+        return
+    rank, _, wanted = first.partition(" ")
+    if wanted != plan:
+        raise _others([rank], shard[1])
+
+
+def _others(ranks: Sequence[object], count: int) -> RuntimeError:
+    return RuntimeError(
+        f"Rank {', '.join(map(str, ranks))} of {count} makes other images of this set than this rank: all ranks must "
+        "be given the same real images, in one order, and the same arguments, and be able to read all of them. Seed "
+        "what splits or shuffles them, then start the program again."
+    )
+
+
 def _of_other_plans(root: str | os.PathLike, owed: np.ndarray, plan: str, since: int) -> list[int]:
     """The shards that owe images and have been heard of since then, but only as those of another plan."""
     count = len(owed)
@@ -243,16 +281,14 @@ def wait_for(
     while (owed := missing()).any():
         started = time.monotonic()
         if plan and since is not None and (other := _of_other_plans(root, owed, plan, since)):
-            raise RuntimeError(
-                f"Rank {', '.join(map(str, other))} of {count} makes other images of this set than this rank: all "
-                "ranks must be given the same real images, in one order, and the same arguments. Seed what splits or "
-                "shuffles them, then start the program again."
-            )
+            raise _others(other, count)
         if silent := watch.silent(owed, started):
             raise RuntimeError(
                 f"Rank {', '.join(map(str, silent))} of {count} has been silent for "
                 f"{max(watch.limits[index] for index in silent):g} s while {int(owed[silent].sum())} of its images are "
-                "missing, so it seems to have stopped. What is finished is kept: start the program again for the rest."
+                "missing, so it seems to have stopped, or to have done without them, since it was given other real "
+                "images or couldn't read one: see what it says itself. What is finished is kept: start the program "
+                "again for the rest."
             )
         time.sleep(max(poll_seconds, 5 * (time.monotonic() - started)))
 
