@@ -12,7 +12,7 @@ from faults import contents, job_of, paint_sources, problems
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.cli import main
 from torch_augcond.sources import Sources, UnreadableImage
-from torch_augcond.store import disk, records
+from torch_augcond.store import Store, disk, records
 from torch_augcond.store.records import Stock
 
 
@@ -266,3 +266,28 @@ def test_verify_goes_on_where_something_cannot_be_moved_to_another_disk(real, tm
     assert f"{first}: " in told and "is on another disk" in told and "remove it yourself" in told
     assert os.path.lexists(first) and not last.exists() and "2 damaged or gone" in told
     assert [path.name for path in (tmp_path / "set.aside" / "corrupt").rglob("*") if not path.is_dir()] == [last.name]
+
+
+def test_of_two_names_of_one_file_the_one_that_is_set_aside_goes(real, tmp_path):
+    """As tools that save space make of two equal files."""
+    job_of(real, tmp_path / "set").make()
+    path = min((tmp_path / "set" / "cat").iterdir())
+    shelf = tmp_path / "set.aside" / "stale" / "cat" / path.name
+    shelf.parent.mkdir(parents=True)
+    os.link(path, shelf)
+    assert Store(tmp_path / "set").set_aside(path, "stale")
+    assert shelf.exists() and not path.exists()
+
+
+def test_lists_that_are_joined_while_verify_looks_are_read_all_the_same(real, tmp_path, monkeypatch):
+    job_of(real, tmp_path / "set").make()
+    min((tmp_path / "set").glob("*/*.png")).unlink()
+    really = records.read_regular
+
+    def late(path, limit):
+        monkeypatch.undo()
+        path.rename(path.with_name(f"{Stock.prefix}joined"))
+        return really(path, limit)
+
+    monkeypatch.setattr(records, "read_regular", late)
+    assert list(problems(tmp_path / "set").values()) == ["it is gone"]

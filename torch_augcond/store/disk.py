@@ -221,6 +221,10 @@ def move(path: Path, target: Path, root: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
         (_move_file if is_regular(path) else _move_other)(path, target, root)
+        return
+    with suppress(FileNotFoundError):  # two names of one file, as tools that save space make, both stay
+        if os.path.samestat(path.lstat(), target.lstat()):
+            path.unlink()
 
 
 def _move_file(path: Path, target: Path, root: Path) -> None:

@@ -143,13 +143,20 @@ class Stock:
 
     def missing(self) -> Iterator[Path]:
         """The images on the list that are gone, but for stale ones; none where there is no list, or it is damaged."""
-        _, ending, listed = self._listed(metadata(self._root, self.prefix))
+        ending, listed = self._all_listed()
         for folder, keys in listed.items():
             there = set(images(self._root / folder)) if (self._root / folder).is_dir() else set()
             names = [f"{key.hex()}.{ending}" for key in _as_bytes(keys)]
             if not there.issuperset(names):
                 there |= set(images(aside_of(self._root) / "stale" / folder))
             yield from (self._root / folder / name for name in names if name not in there)
+
+    def _all_listed(self) -> tuple[str, dict[str, np.ndarray]]:
+        while True:
+            files = metadata(self._root, self.prefix)
+            _, ending, listed = self._listed(files)
+            if all(map(os.path.lexists, files)):  # else a run that has just ended has joined them
+                return ending, listed
 
     def _listed(self, files: Sequence[Path]) -> tuple[list[Path], str, dict[str, np.ndarray]]:
         """The lists that are whole, the ending of the images on them, and {folder: keys}; `verify` finds the others."""
