@@ -1,5 +1,6 @@
 """What comes out of the caches is what went in, or nothing."""
 
+import errno
 import os
 import random
 import warnings
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from torch_augcond.store import Store, embedding_cache
 from torch_augcond.store.disk import TEMP_PREFIX
 from torch_augcond.store.embedding_cache import DigestCache, EmbeddingCache, damage
 
@@ -157,3 +159,18 @@ def test_damaged_digests_are_ignored_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"augcond-digests.*is damaged"):
         assert len(DigestCache(tmp_path)) == 0
     assert not path.name.startswith(TEMP_PREFIX)
+
+
+def test_a_cache_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    """As another user's: safetensors itself says that there is no such file."""
+    EmbeddingCache(tmp_path, "fake").put({"a": torch.ones(3)})
+    (path,) = tmp_path.iterdir()
+
+    def refuse(path, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_cache, "open", refuse, raising=False)
+        with pytest.raises(PermissionError, match=path.name):
+            list(Store(tmp_path).verify())
+    assert path.exists() and not damage(path)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -49,11 +50,13 @@ class _File:
     """One file of the cache, open for reading: safetensors maps it, so rows that nobody asks for are not read."""
 
     def __init__(self, path: Path):
-        if path.is_symlink() or not path.is_file():
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
-        if (size := path.stat().st_size) > MAX_METADATA:
+        if (size := status.st_size) > MAX_METADATA:
             raise ValueError(f"it has {size:,} bytes, more than the {MAX_METADATA:,} such a file may have")
-        tensors = _tensors(path)
+        with open(path, "rb"):  # of what may not be read, safetensors says that there is none
+            tensors = _tensors(path)
         self._keys, self._digests, self._values = tensors["keys"], tensors["digests"], tensors["values"]
         for name in ("keys", "digests"):
             if tensors[name].dtype != torch.uint8 or tensors[name].shape != (len(self), 16):
@@ -84,11 +87,17 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file of the cache, every row of it; ``None`` if nothing is."""
+    """What is wrong with a file of the cache, every row of it; ``None`` if nothing is.
+
+    Raises:
+        OSError: If it can't be read.
+    """
     try:
         file = _File(path)
         for start in range(0, len(file), _ROWS):
             file.read(range(start, min(start + _ROWS, len(file))))
+    except OSError:
+        raise
     except _DAMAGE as error:
         return str(error)
     return None

@@ -165,9 +165,9 @@ def _image_problem(path: str, own: "Settings | None") -> str | None:
 
 
 def _metadata_problem(path: Path) -> str | None:
-    if path.suffix == ".safetensors":
-        return damage(path)
     try:
+        if path.suffix == ".safetensors":
+            return damage(path)
         data = read_regular(path, MAX_METADATA)
         if path.name.startswith(INDEX):
             whole = path.name == INDEX + hashlib.blake2b(data, digest_size=16).hexdigest()
