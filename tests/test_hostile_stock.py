@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from fakes import FakeGenerator, paint
 from faults import contents, job_of, paint_sources, problems
 
@@ -78,6 +79,15 @@ def test_no_clock_tells_whether_a_failure_has_passed(real, tmp_path, ahead):
     assert job.make().made == 1
     gone.unlink()
     assert not job.store.failures(), "it has been made since"
+
+
+def test_a_failure_has_passed_once_its_image_is_written_though_that_run_is_killed(real, tmp_path):
+    job = job_of(real, tmp_path / "set")
+    job.store.record_failure(job.plan[0], "it fails, and then the run is killed")
+    job.store.record_failure(job.plan[1], "it fails, too")
+    path = job.store.write(job.plan[0], torch.zeros(3, 16, 16, dtype=torch.uint8), {})
+    path.unlink()
+    assert list(job_of(real, tmp_path / "set").store.failures()) == [job.plan[1].key]
 
 
 def test_what_fails_again_is_found_though_the_clock_was_set_back(real, tmp_path, monkeypatch):

@@ -195,6 +195,7 @@ class Store:
         for folder in {path.parent for path in paths}:
             with suppress(FileNotFoundError), explained(folder):  # not found: all of it was set aside meanwhile
                 sync_folder(folder)
+        self._failures.settle(_as_keys(recipe.key for recipe in recipes))
         return paths
 
     def _write(self, row: tuple[Recipe, torch.Tensor, dict[str, Any]]) -> Path:
@@ -370,7 +371,7 @@ class Store:
         return Turns(self, plan, rows, size)
 
     def record_failure(self, recipe: Recipe, reason: str) -> None:
-        """Notes why an image could not be made, until it is."""
+        """Notes why an image could not be made; believed until it is, and no more even if it has gone then."""
         self._failures.add(recipe, reason)
 
     def failures(self) -> dict[str, dict[str, Any]]:
