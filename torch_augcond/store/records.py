@@ -46,7 +46,7 @@ class Failures:
         """Notes one failure."""
         if not self._lines or not self._writer.startswith(f"{os.getpid()}-") or len(self._lines) == _LINES:
             self._lines, self._writer = [], f"{os.getpid()}-{secrets.token_hex(4)}"
-            self._last = max((record["time"] for record in self._read()[0]), default=0.0)
+            self._last = self._last or max((record["time"] for record in self._read()[0]), default=0.0)
         self._last = max(time.time(), self._last + _TICK)  # after those that are there, whatever the clock says
         fields = {"key": recipe.key, "class_name": recipe.class_name, "prompt": recipe.prompt, "reason": reason}
         self._lines.append(json.dumps({"time": self._last, **fields}))
