@@ -1,6 +1,7 @@
 """AugConditionedSynthetic: how many images, of what configuration, and what happens when some can't be made."""
 
 import re
+import warnings
 from collections import Counter
 
 import pytest
@@ -359,3 +360,27 @@ def test_sources_that_cannot_be_read_cost_no_images_in_silence(folder, real, tmp
         path.symlink_to(tmp_path / "not mounted")
     with pytest.raises(RuntimeError, match="none of the real images of class 'eel' can be read: .* could not be read"):
         make(ImageFolder(folder), tmp_path / "set", generate=generate)
+
+
+def test_a_finished_set_of_another_commit_than_the_one_that_is_cached(real, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    generator, root = FakeGenerator(), tmp_path / "set"
+    generator.fingerprint = f"owner/name@{'a' * 40}"
+    make(real, root, generator=generator)
+    with warnings.catch_warnings(action="error"):
+        make(real, root, generator="owner/name")
+        cache(tmp_path / "hub", "a" * 40)
+        make(real, root, generator="owner/name")
+    cache(tmp_path / "hub", "b" * 40)
+    with pytest.warns(
+        UserWarning, match=f"'owner/name' is commit {'b' * 40} here. The images in .* were made by owner/n"
+    ):
+        make(real, root, generator="owner/name")
+
+
+def cache(folder, commit):
+    """As the Hub's client leaves a checkpoint."""
+    for name, text in (("refs/main", commit), (f"snapshots/{commit}/model_index.json", "{}")):
+        path = folder / "models--owner--name" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)

@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 import resource
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -151,3 +152,93 @@ def test_a_folder_that_changes_while_it_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(generators, "_load_pipeline", training)
     with pytest.raises(ValueError, match="must stay as it is while it is loaded, but .*mine' has changed"):
         load_generator(folder)
+
+
+@pytest.mark.parametrize("setting", [("highest", "ieee"), ("medium", "bf16")])
+def test_how_exact_a_script_wants_products_to_be_is_its_own(setting):
+    expected = everything(make_generator())
+    torch.set_float32_matmul_precision(setting[0])
+    try:
+        found = everything(make_generator())
+        assert torch.get_float32_matmul_precision() == setting[0]
+        assert torch.backends.mkldnn.matmul.fp32_precision == setting[1]
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_a_model_that_drops_activations_is_refused(part):
+    generator = make_generator()
+    getattr(generator.pipe, part).train()
+    everything(generator)  # of these, none drops any
+    rates = [
+        (module, name)
+        for module in getattr(generator.pipe, part).modules()
+        for name in ("p", "dropout")
+        if isinstance(getattr(module, name, None), float)
+    ]
+    setattr(*rates[-1], 0.5)
+    with pytest.raises(ValueError, match=f"in training mode is '{part}'. Call `.eval\\(\\)` of it first"):
+        generator.encode_prompts(["a cat"])
+    with pytest.raises(ValueError, match="in evaluation mode"):
+        make_generator_of(generator.pipe)
+    getattr(generator.pipe, part).eval()
+    assert len(make_generator_of(generator.pipe).encode_prompts(["a cat"])) == 1
+
+
+def make_generator_of(pipe, **options):
+    return StableUnCLIPGenerator(pipe, fingerprint="test@0", **options)
+
+
+def test_betas_that_look_alike():
+    generator, names = make_generator(), set()
+    kind, settings = type(generator.pipe.scheduler), generator.pipe.scheduler.config
+    for change in (0, 4e-6):
+        betas = torch.linspace(0.0009, 0.012, 1000) + change
+        for form in (betas, betas.numpy(), betas.tolist()):
+            generator.pipe.scheduler = kind.from_config(settings, trained_betas=form)
+            names.add(generator.fingerprint)
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize("replaced", [lambda unet: unet, lambda unet: unet.up_blocks[-1]])
+def test_features_of_a_unet_whose_forward_is_bound_to_it_are_not_reused(replaced):
+    pipe = make_pipeline("ddim")
+    module = replaced(pipe.unet)
+    module.forward = module.forward  # as hooks do
+    make_generator_of(pipe)
+    with pytest.raises(ValueError, match="`cache_interval` must be 1 for a UNet whose `forward` was replaced"):
+        make_generator_of(pipe, cache_interval=2)
+
+
+def test_rows_are_decoded_among_as_many_others_wherever_they_stand():
+    generator, rows = make_generator(), []
+    decode = generator.pipe.vae.decode
+    generator.pipe.vae.decode = lambda latents, **options: rows.append(len(latents)) or decode(latents, **options)
+    inputs = torch.linspace(-1, 1, 19 * 64).view(19, 64), torch.zeros(19, 77, 32), torch.arange(19)
+    images = generator.sample(*inputs, guidance_scale=1.0, num_inference_steps=1)
+    assert rows == [8, 8, 8] and len(images) == 19
+    generator.sample(*(x[:5] for x in inputs), guidance_scale=1.0, num_inference_steps=1)
+    assert rows[3:] == [5]
+
+
+def test_two_generators_of_one_pipeline_wait_for_each_other():
+    one, inside, most = make_generator(), [], []
+    two = make_generator_of(one.pipe, cache_interval=2)
+    forward = type(one.pipe.unet).forward
+
+    def step(*args, **options):
+        inside.append(None)
+        most.append(len(inside))
+        try:
+            time.sleep(0.01)
+            return forward(one.pipe.unet, *args, **options)
+        finally:
+            inside.pop()
+
+    for generator in (one, two):
+        generator._networks._parts = [lambda *args, **options: step(*args, **options, return_dict=False)[0]] * 2
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(everything, [one, two]))
+    assert len(most) == 6 and max(most) == 1

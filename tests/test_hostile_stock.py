@@ -301,3 +301,27 @@ def test_lists_that_are_joined_while_verify_looks_are_read_all_the_same(real, tm
 
     monkeypatch.setattr(records, "read_regular", late)
     assert list(problems(tmp_path / "set").values()) == ["it is gone"]
+
+
+@pytest.mark.parametrize("state", ["whole", "damaged"])
+def test_what_lies_on_the_shelf_as_well_is_missed(real, tmp_path, capsys, state):
+    root, source = tmp_path / "set", real / "cat" / "0.png"
+    job_of(real, root).make()
+    content = source.read_bytes()
+    paint(source, "edited")
+    job_of(real, root).make()
+    source.write_bytes(content)
+    shelf = sorted((tmp_path / "set.aside" / "stale" / "cat").glob("*.png"))
+    assert shelf
+    for path in shelf:
+        if state == "whole":
+            shutil.copy(path, root / "cat" / path.name)
+        else:
+            path.write_bytes(path.read_bytes()[:-9])
+    job_of(real, root).make()
+    kept = "surplus" if state == "whole" else "corrupt"
+    assert {path.name[:36] for path in (tmp_path / "set.aside" / kept / "cat").iterdir()} == {p.name for p in shelf}
+    for path in shelf:
+        (root / "cat" / path.name).unlink()
+    assert main(["verify", str(root)]) == 1
+    assert f"{len(shelf)} damaged or gone" in capsys.readouterr().out

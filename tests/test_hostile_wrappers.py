@@ -368,3 +368,16 @@ def test_joint_transforms_that_are_set_late(folder, tmp_path):
     real.transforms = mirrored
     with pytest.raises(ValueError, match="can't be taken over from a dataset with a joint `transforms`"):
         synthetic[0]
+
+
+@pytest.mark.parametrize("name", ["transform", "target_transform"])
+def test_a_transform_of_a_subset_that_nothing_applies(folder, tmp_path, name):
+    real = Subset(ImageFolder(folder), range(10))
+    synthetic = made(real, tmp_path / "set")
+    setattr(real, name, plus10)
+    told = f"`{name}` can't be taken over from a dataset with one on a Subset or ConcatDataset, which never applies it"
+    with pytest.raises(ValueError, match=told):
+        synthetic[0]
+    with pytest.raises(ValueError, match=told):
+        made(real, tmp_path / "set")
+    assert len(made(real, tmp_path / "set", **{name: lambda x: x})) == 10

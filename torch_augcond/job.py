@@ -299,10 +299,15 @@ def _made_by(fingerprint: str, name: str) -> bool:
 
 def _doubt(fingerprint: str, name: str) -> str | None:
     """Why the generator of that name may have another fingerprint."""
+    from .generators.checkpoints import cached_commit
+
     if options := re.search("[+#].*", fingerprint):
         return f"generator={name!r} has no options, and {options[0][1:]!r} are some"
     if fingerprint.startswith("local@") and name != "tiny" and not os.path.isdir(name):
         return f"generator={name!r} is no folder here, so nothing tells which images are its own"
+    repo, _, commit = fingerprint.partition("@")
+    if repo != "local" and (cached := cached_commit(repo)) and cached != commit:
+        return f"generator={name!r} is commit {cached} here"
     return None
 
 

@@ -13,7 +13,7 @@ from ..checks import brief, did_you_mean
 from .folder import INDEX, check_folder, check_index, choose_files, num_missing, num_parameters_in
 from .weights import MODELS
 
-__all__ = ["MIRRORS", "Checkpoint", "find_checkpoint", "short_name"]
+__all__ = ["MIRRORS", "Checkpoint", "cached_commit", "find_checkpoint", "short_name"]
 
 TINY = Path(__file__).parent.parent / "checkpoints" / "tiny-unclip"
 
@@ -133,6 +133,14 @@ def short_name(fingerprint: str) -> str | None:
     if repository == "local":
         return "tiny" if TINY.is_dir() and checkpoint == find_checkpoint("tiny").fingerprint else None
     return next((name for name, mirrors in MIRRORS.items() if repository in mirrors), None)
+
+
+def cached_commit(repo: str) -> str | None:
+    """Of a repository on the Hub, the commit that loading it takes where the Hub can't be reached; None if none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    index = try_to_load_from_cache(repo, INDEX)
+    return Path(index).parent.name if isinstance(index, str) else None
 
 
 def _from_folder(folder: Path, name: str, variant: str | None) -> Checkpoint:

@@ -89,8 +89,11 @@ def within(part: float, interval: tuple[float, float]) -> bool:
 
 def decode(pipe: "Pipeline", networks: Networks, latents: Tensor) -> Tensor:
     """(N, C, H, W) latents → (N, 3, H, W) images in [0, 1], float32; NaN stays NaN."""
+    rows = len(latents)
+    if rows > DECODE_CHUNK:  # every row among as many others, wherever it stands in its batch
+        latents = torch.cat([latents, latents[-1:].expand(-rows % DECODE_CHUNK, -1, -1, -1)])
     chunks = (latents / pipe.vae.config.scaling_factor).split(DECODE_CHUNK)
-    images = torch.cat([networks.decode(chunk) for chunk in chunks])
+    images = torch.cat([networks.decode(chunk) for chunk in chunks])[:rows]
     return pipe.image_processor.denormalize(images.float())
 
 

@@ -60,9 +60,8 @@ def scheduler_id(pipe: "Pipeline") -> str:
 
 
 def _whole(value: Any) -> Any:
-    """As text, except for long arrays, of which that shows only the ends."""
-    text = str(value)
-    return value.tolist() if "..." in text and hasattr(value, "tolist") else text
+    """As text, except for arrays, of which that shows a few digits."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def check_compile(compile: Any) -> bool | str:

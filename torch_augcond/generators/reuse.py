@@ -32,8 +32,17 @@ class Reusing:
 
 
 def split(unet: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Two UNets: the first runs whole and keeps its deep features, the second starts from them."""
+    """Two UNets: the first runs whole and keeps its deep features, the second starts from them.
+
+    Raises:
+        ValueError: A copy of it would run the original, since somebody has bound its ``forward`` to that.
+    """
     block = unet.up_blocks[-1]
+    if any("forward" in vars(module) for module in (unet, block)):
+        raise ValueError(
+            "`cache_interval` must be 1 for a UNet whose `forward` was replaced, as offloading and mixed precision of "
+            "accelerate do. Load the pipeline without them."
+        )
     kind = "attentions" if getattr(block, "has_cross_attention", False) else "resnets"
     layers = getattr(block, kind)
     kept = _Keeping(layers[-2])

@@ -32,7 +32,7 @@ __all__ = ["StableUnCLIPGenerator"]
 # Images or prompts at once, always: in batches of other sizes kernels add up in another order, and with several threads
 # on a CPU in other places of a batch as well.
 _ENCODED = {"cpu": 1, "cuda": 8}
-_BOUND = ("_plain", "_networks", "_way", "_lock")
+_BOUND = ("_plain", "_networks", "_way")
 
 
 class StableUnCLIPGenerator:

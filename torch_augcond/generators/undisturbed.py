@@ -1,20 +1,33 @@
 """Work that other threads and torch's ambient modes don't reach: what a script has set up must not change images."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 __all__ = ["undisturbed"]
 
+# How many bits of a float32 count; "none" stands for "ieee".
+_PRECISIONS = (
+    (torch.backends.cuda.matmul, "ieee"),
+    (torch.backends.mkldnn.matmul, "ieee"),
+    (torch.backends.mkldnn.conv, "ieee"),
+    (torch.backends.cudnn.conv, "tf32"),  # torch's own default
+)
+_LOCKS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
+_LOOKING = Lock()
+
 
 def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of something with a ``device``: without gradients, and heedless of autocast and the default device.
+    """A method of something with a ``device``: without gradients, and heedless of autocast, the default device and how
+    exact a script wants matrix products to be.
 
-    Of one object, one such method runs at a time: it may keep what it knows of a batch. The lock is its ``_lock``.
+    Of one object, or one ``pipe`` that several have, one such method runs at a time: it may keep what it knows of a
+    batch.
 
     Example:
         >>> class Model:
@@ -30,8 +43,9 @@ def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with vars(self).setdefault("_lock", RLock()), ExitStack() as modes:
+        with _lock_of(getattr(self, "pipe", self)), ExitStack() as modes:
             modes.enter_context(torch.no_grad())
+            modes.enter_context(_as_exact_as_ever())
             for kind in {"cpu", self.device.type}:
                 if torch.is_autocast_enabled(kind):
                     modes.enter_context(torch.autocast(kind, enabled=False))
@@ -40,3 +54,22 @@ def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *args, **kwargs)
 
     return run
+
+
+def _lock_of(thing: Any) -> RLock:
+    with _LOOKING:
+        return _LOCKS.setdefault(thing, RLock())
+
+
+@contextmanager
+def _as_exact_as_ever() -> Iterator[None]:
+    """Float32 is computed as torch does if nobody asks for anything else."""
+    found = [(part, part.fp32_precision, usual) for part, usual in _PRECISIONS]
+    changed = [setting for setting in found if setting[1].replace("none", "ieee") != setting[2]]
+    try:
+        for part, _, usual in changed:
+            part.fp32_precision = usual
+        yield
+    finally:
+        for part, precision, _ in changed:
+            part.fp32_precision = precision

@@ -22,7 +22,7 @@ from .images import (
 )
 from .labels import class_names, int_labels, is_int, unique, warn_of_unused
 from .layers import joint_transforms, layers
-from .readers import Progress, flatten
+from .readers import Progress, flatten, is_pure
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 
@@ -143,10 +143,12 @@ class Sources:
             return f"{len(found)} different ones in its parts"
         if found and not callable(found[0]):
             return f"a {type(found[0]).__name__} in its place"
+        if any(getattr(layer, name, None) is not None and is_pure(layer) for layer in layers(self.dataset)):
+            return "one on a Subset or ConcatDataset, which never applies it"
         if found and name == "target_transform":
             parts = [self.leaves[k].dataset for k in np.unique(self.part).tolist()]
             if not all(any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts):
-                return "one in only some of its parts"  # a Subset's own is one that nothing applies
+                return "one in only some of its parts"
         return None
 
     def check_transform(self) -> None:

@@ -1,6 +1,5 @@
 """The loaders of image folders: torchvision's, and what stands for one of a user's own."""
 
-import marshal
 from collections.abc import Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -39,8 +38,11 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
     if id(function) in seen:
         return
     seen.add(id(function))
-    yield marshal.dumps(function.__code__, 2)  # in later formats it depends on who else holds its parts
-    for name in sorted(_names(function.__code__)):
+    codes = [function.__code__, *_inner(function.__code__)]
+    for code in codes:
+        constants = [value for value in code.co_consts if not isinstance(value, CodeType)]
+        yield code.co_code + f"{constants} {code.co_names} {code.co_varnames}".encode("utf-8", "surrogatepass")
+    for name in sorted({name for code in codes for name in code.co_names}):
         value = function.__globals__.get(name)
         if isinstance(value, FunctionType) and value.__module__ == function.__module__:
             yield from _code(value, seen)
@@ -50,5 +52,9 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
             yield f"{name} {value!r}".encode("utf-8", "surrogatepass")
 
 
-def _names(code: CodeType) -> set[str]:
-    return {*code.co_names}.union(*(_names(part) for part in code.co_consts if isinstance(part, CodeType)))
+def _inner(code: CodeType) -> Iterator[CodeType]:
+    """Of the functions and comprehensions inside."""
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            yield part
+            yield from _inner(part)

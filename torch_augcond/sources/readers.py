@@ -29,7 +29,7 @@ from .layers import image_transforms_off, own_copy
 from .loaders import DEFAULT_LOADERS, is_named, what_loads
 from .raw import RawItems, drawn_alike, random_kept
 
-__all__ = ["Progress", "flatten"]
+__all__ = ["Progress", "flatten", "is_pure"]
 
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
 _TARGETS = ("targets", "labels", "_labels")
@@ -296,6 +296,11 @@ def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
     is_folder = getattr(type(dataset), "__getitem__", None) is DatasetFolder.__getitem__
     leaf = _Folder(dataset) if is_folder else _Items(dataset)
     return [leaf], np.zeros(len(dataset), np.int64), np.arange(len(dataset))
+
+
+def is_pure(dataset: Any) -> bool:
+    """Whether it is a Subset or ConcatDataset as torch's own are, whatever else it has been given."""
+    return _is_as(dataset, Subset) or _is_as(dataset, ConcatDataset)
 
 
 def _is_as(dataset: Any, kind: type) -> bool:

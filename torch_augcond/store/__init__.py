@@ -79,6 +79,7 @@ class Store:
             raise TypeError(f"`root` must be a path, but got {type(root).__name__}.")
         self.root = Path(root).expanduser().absolute()
         self.aside = aside_of(self.root)
+        self._shelf = self.aside / "stale"
         self._extension: str | None = None
         self._claimed: tuple[tuple[int, int] | None, Settings | None] = None, None
         self._ready: set[str] = set()  # class folders seen
@@ -279,19 +280,22 @@ class Store:
             OSError: If it can't be moved there.
         """
         one_of("why", why, ("stale", "corrupt", "foreign"))
-        target = self.aside / why / path.relative_to(self.root)
-        make_aside(target.parent, self.aside)
-        moved = False
-        with explained(target):
-            if os.path.lexists(target) and (why != "stale" or not self._is_whole(path)):
-                target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
-            with suppress(FileNotFoundError):
-                move(path, target, self.aside)
-                moved = True
+        moved = self._put_aside(path, why)
         if path.parent != self.root:
             with suppress(OSError):  # an empty folder would be a class without images; one that isn't empty stays
                 path.parent.rmdir()
         return moved
+
+    def _put_aside(self, path: Path, why: str) -> bool:
+        """A file of the set, or a stale one that lies aside already."""
+        target = self.aside / why / path.relative_to(self.root if path.is_relative_to(self.root) else self._shelf)
+        make_aside(target.parent, self.aside)
+        with explained(target), suppress(FileNotFoundError):
+            if os.path.lexists(target) and (why != "stale" or not self._is_whole(path)):
+                target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+            move(path, target, self.aside)
+            return True
+        return False
 
     def _is_whole(self, path: Path) -> bool:
         with suppress(Corrupt, FileNotFoundError):
@@ -300,11 +304,13 @@ class Store:
 
     def restore(self, plan: Plan) -> int:
         """Takes back what was set aside as stale, is wanted again (its source came back) and is whole; how many."""
-        shelf = [(folder.path, name) for folder in scan.folders(self.aside / "stale") for name in scan.images(folder)]
+        shelf = [(folder.path, name) for folder in scan.folders(self._shelf) for name in scan.images(folder)]
         if not shelf:
             return 0
-        missing = np.sort(_plan_keys(plan)[~self.present(plan)])
-        wanted = np.flatnonzero(_among(_as_keys(name for _, name in shelf), missing))
+        keys, there, shelved = _plan_keys(plan), self.present(plan), _as_keys(name for _, name in shelf)
+        for i in np.flatnonzero(_among(shelved, np.sort(keys[there]))):
+            self._put_aside(Path(*shelf[i]), "surplus")  # there it would hide that the set's own has gone
+        wanted = np.flatnonzero(_among(shelved, np.sort(keys[~there])))
         return sum(self._take_back(Path(*shelf[i])) for i in wanted)
 
     def _take_back(self, path: Path) -> bool:
@@ -315,6 +321,7 @@ class Store:
             with explained(target):
                 move(path, target, self.root)
         except (Corrupt, FileNotFoundError):
+            self._put_aside(path, "corrupt")
             return False
         return True
 
