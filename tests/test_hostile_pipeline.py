@@ -37,18 +37,26 @@ def freeze_less(pipe):
     pipe.vae.config.scaling_factor = 0.5
 
 
+def tile(pipe):
+    pipe.vae.enable_tiling()
+    pipe.vae.tile_latent_min_size = 4  # smaller than what is decoded: it comes out otherwise
+
+
 SETTINGS = {
     "feature_extractor": [
         lambda pipe: setattr(pipe.feature_extractor, "image_mean", [0, 0, 0]),
         lambda pipe: setattr(pipe.feature_extractor, "do_resize", False),
         set_item,
     ],
-    "vae": [lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5), freeze_less],
+    "vae": [lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5), freeze_less, tile],
     "image_noising_scheduler": [
         lambda pipe: pipe.image_noising_scheduler.alphas_cumprod.mul_(0.5),
         lambda pipe: setattr(pipe.image_noising_scheduler, "alphas_cumprod", torch.ones(1000)),
     ],
-    "tokenizer": [lambda pipe: setattr(pipe.tokenizer, "model_max_length", 5)],
+    "tokenizer": [
+        lambda pipe: setattr(pipe.tokenizer, "model_max_length", 5),
+        lambda pipe: setattr(pipe.tokenizer, "pad_token", "a"),
+    ],
     "text_encoder": [lambda pipe: setattr(pipe.text_encoder.config, "eos_token_id", 2)],
 }
 
@@ -78,13 +86,33 @@ def add_adapter(pipe):
     pipe.unet.up_blocks[0].add_module("lora", torch.nn.Linear(2, 2))
 
 
+def scale_adapter(pipe):
+    """As peft's layers keep it."""
+    next(pipe.unet.children()).scaling = {"default": 0.5}
+
+
+def merge_tokens(pipe):
+    """As ToMe does."""
+
+    class Merging(type(pipe.unet.mid_block)):
+        pass
+
+    pipe.unet.mid_block.__class__ = Merging
+
+
 def add_token(pipe):
     pipe.text_encoder.resize_token_embeddings(515)
     pipe.text_encoder.config.vocab_size = 514
 
 
 WEIGHTS = {
-    "unet": [load_others, add_adapter, lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6)],
+    "unet": [
+        load_others,
+        add_adapter,
+        scale_adapter,
+        merge_tokens,
+        lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6),
+    ],
     "text_encoder": [train_in_place, add_token],
     "image_normalizer": [lambda pipe: pipe.image_normalizer.mean.data.neg_()],
     "vae": [lambda pipe: setattr(pipe.vae.decoder.conv_norm_out, "eps", 0.1)],
@@ -130,6 +158,7 @@ def elsewhere(pipe):
         lambda pipe: pipe.unet.set_default_attn_processor(),
         lambda pipe: pipe.text_encoder.set_attn_implementation("eager"),
         lambda pipe: pipe.unet.compile(),
+        lambda pipe: setattr(pipe.vae, "decoder", torch.compile(pipe.vae.decoder)),
         lambda pipe: (pipe.enable_freeu(0.9, 0.2, 1.4, 1.6), pipe.disable_freeu()),
         lambda pipe: pipe(prompt="a", image=Image.new("RGB", (8, 8)), num_inference_steps=2),
         elsewhere,

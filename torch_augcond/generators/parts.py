@@ -18,6 +18,7 @@ _PARTS = (
     "unet",
     "vae",
 )
+_EXTRA = ("alphas_cumprod", "special_tokens_map")
 _IDLE = {"deprecation_warnings", "dtype", "name_or_path", "verbose"}  # what changes no number
 
 
@@ -56,13 +57,13 @@ def check_fingerprint(fingerprint: Any) -> None:
 
 def parts_of(pipe: Any) -> dict[str, tuple[Any, str]]:
     """All but the denoising scheduler, which may be replaced; each with what is set in it."""
-    return {name: (getattr(pipe, name), _settings(getattr(pipe, name))) for name in _PARTS}
+    return {name: (getattr(pipe, name), _settings(pipe, name)) for name in _PARTS}
 
 
 def check_parts(pipe: Any, parts: dict[str, tuple[Any, str]]) -> None:
     """Refuses a pipeline of which one of these was replaced, or set otherwise: its fingerprint is of the former one."""
     replaced = [name for name, (part, _) in parts.items() if getattr(pipe, name) is not part]
-    changed = [name for name, (part, settings) in parts.items() if _settings(part) != settings]
+    changed = [name for name, (_, settings) in parts.items() if _settings(pipe, name) != settings]
     for names, what in ((replaced, "was replaced"), (changed, "was set otherwise")):
         if names:
             raise ValueError(
@@ -71,11 +72,13 @@ def check_parts(pipe: Any, parts: dict[str, tuple[Any, str]]) -> None:
             )
 
 
-def _settings(part: Any) -> str:
-    """A part's configuration, or else its attributes; of a noise schedule its numbers besides."""
+def _settings(pipe: Any, name: str) -> str:
+    """A part's configuration, or else its attributes, and what it computes with besides."""
+    part = getattr(pipe, name)
     config = getattr(part, "config", part)
     settings = dict(config) if isinstance(config, dict) else {}
-    settings |= vars(config) | {"alphas_cumprod": getattr(part, "alphas_cumprod", None)}
+    settings |= vars(config) | {extra: getattr(part, extra, None) for extra in _EXTRA}
+    settings["tiled"] = getattr(part, "use_tiling", False) and pipe.unet.config.sample_size > part.tile_latent_min_size
     shown = {name: value for name, value in settings.items() if not name.startswith("_") and name not in _IDLE}
     return json.dumps(shown, default=_plain, skipkeys=True)
 

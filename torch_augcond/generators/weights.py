@@ -1,5 +1,6 @@
 """What the models of a pipeline compute with, as short values: so it is seen when somebody changes it in place."""
 
+import re
 from typing import Any
 
 import torch
@@ -9,18 +10,20 @@ from ..checks import listed
 
 __all__ = ["MODELS", "check_weights", "content", "weights_of"]
 
+_SWITCHES = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
 
-# {name: (shape, dtype, content)} of weights, {name: number} of the numbers that modules keep besides.
+# {name: (shape, dtype, content)} of weights, {name: class and numbers} of modules.
 Weights = dict[str, dict[str, Any]]
 
 
 def weights_of(pipe: Any) -> Weights:
-    """Of each model its parameters and buffers, and the numbers of its modules: FreeU, for one, is four of them.
+    """Of each model its parameters and buffers, its modules' classes and numbers: FreeU, for one, is four numbers.
 
-    Neither devices nor strides count. Flags don't either: they choose how to compute, not what.
+    Neither devices nor strides nor compilation count. Flags don't either: they choose how to compute, not what; but for
+    those that switch a LoRA.
     """
-    return {part: _tensors(getattr(pipe, part)) | _numbers(getattr(pipe, part)) for part in MODELS}
+    return {part: _tensors(getattr(pipe, part)) | _modules(getattr(pipe, part)) for part in MODELS}
 
 
 def check_weights(pipe: Any, noted: Weights) -> None:
@@ -57,7 +60,7 @@ def content(tensor: Tensor) -> tuple[int, int]:
 
 def _tensors(model: torch.nn.Module) -> dict[str, Any]:
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {name: (tuple(x.shape), x.dtype, _content_if_plain(x)) for name, x in tensors.items()}
+    return {_plain(name): (tuple(x.shape), x.dtype, _content_if_plain(x)) for name, x in tensors.items()}
 
 
 def _content_if_plain(tensor: Tensor) -> tuple[int, int] | None:
@@ -66,13 +69,26 @@ def _content_if_plain(tensor: Tensor) -> tuple[int, int] | None:
     return content(tensor) if plain else None
 
 
-def _numbers(model: torch.nn.Module) -> dict[str, float]:
+def _modules(model: torch.nn.Module) -> dict[str, str]:
+    modules = {_plain(name): module for name, module in model.named_modules()}  # a compiled one is the one inside it
+    return {f"{name}:": f"{type(module).__name__} {_numbers(module)}" for name, module in modules.items()}
+
+
+def _numbers(module: torch.nn.Module) -> dict[str, Any]:
     return {
-        f"{name}:{attribute}": value
-        for name, module in model.named_modules()
-        for attribute, value in vars(module).items()
-        if type(value) in (int, float) and not attribute.startswith("_")
+        name: value
+        for name, value in vars(module).items()
+        if (_is_numeric(value) and not name.startswith("_")) or name in _SWITCHES
     }
+
+
+def _is_numeric(value: Any) -> bool:
+    values = value.values() if type(value) is dict else (value,)
+    return len(values) > 0 and all(type(x) in (int, float) for x in values)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"(^|\.)_orig_mod\b", "", name).removeprefix(".")
 
 
 def _alike(now: dict[str, Any], noted: dict[str, Any]) -> bool:
