@@ -171,6 +171,21 @@ def test_what_may_be_changed(change):
     generator.check_numbers(2.0, 3, 0)
 
 
+def test_dropout_is_refused_while_it_is_trained():
+    pipe = make_pipeline("ddim")
+    config = {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
+    pipe.unet = diffusers.UNet2DConditionModel(**config | {"dropout": 0.2}).eval()
+    generator = StableUnCLIPGenerator(pipe, fingerprint="test@0")
+    given = inputs(generator)
+    expected = generator.generate(*given, **NUMBERS)
+    pipe.unet.train()
+    for call in (lambda: generator.generate(*given, **NUMBERS), lambda: StableUnCLIPGenerator(pipe, fingerprint="x")):
+        with pytest.raises(ValueError, match="same images each time, but 'unet' is in training mode and has dropout"):
+            call()
+    pipe.unet.eval()
+    assert generator.generate(*given, **NUMBERS).equal(expected)
+
+
 def test_another_dtype_is_no_other_weights():
     generator = make_generator()
     for dtype in (torch.float16, torch.float32):

@@ -19,7 +19,7 @@ _PARTS = (
     "vae",
 )
 _EXTRA = ("alphas_cumprod", "special_tokens_map")
-_IDLE = {"deprecation_warnings", "dtype", "name_or_path", "verbose"}  # what changes no number
+_IDLE = {"cache", "deprecation_warnings", "dtype", "init_kwargs", "name_or_path", "verbose"}  # what changes no number
 
 
 def check_widths(pipe: Any) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .parts import check_parts, parts_of
 from .trial import check_scheduler, scheduler_state
-from .weights import check_weights, weights_of
+from .weights import check_dropout, check_weights, weights_of
 
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline as Pipeline
@@ -28,6 +28,7 @@ class Steady:
     def check(self, pipe: "Pipeline") -> None:
         """All but the weights: cheap enough for every batch."""
         check_parts(pipe, self._parts)
+        check_dropout(pipe)
         state = scheduler_state(pipe)
         if state != self._tried:
             check_scheduler(pipe)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..checks import listed
 
-__all__ = ["MODELS", "check_weights", "content", "weights_of"]
+__all__ = ["MODELS", "check_dropout", "check_weights", "content", "weights_of"]
 
 _SWITCHES = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
@@ -42,6 +42,24 @@ def check_weights(pipe: Any, noted: Weights) -> None:
         )
     for part, values in now.items():
         noted[part] |= {name: value for name, value in values.items() if _is_known(value)}
+
+
+def check_dropout(pipe: Any) -> None:
+    """Refuses a model that is being trained with dropout, whose images would be others each time.
+
+    Raises:
+        ValueError: It names the models.
+    """
+    if noisy := [part for part in MODELS if getattr(pipe, part).training and _drops(getattr(pipe, part))]:
+        raise ValueError(
+            f"`pipe` must make the same images each time, but {listed(noisy)} is in training mode and has dropout. "
+            "Call its `eval()` first."
+        )
+
+
+def _drops(model: torch.nn.Module) -> bool:
+    rates = (getattr(module, name, 0) for module in model.modules() for name in ("p", "dropout") if module.training)
+    return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
 def content(tensor: Tensor) -> tuple[int, int]:
