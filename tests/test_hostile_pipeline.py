@@ -7,6 +7,7 @@ import time
 import diffusers
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from fakes import paint_folder
 from PIL import Image
 from pipelines import make_pipeline
@@ -91,6 +92,11 @@ def scale_adapter(pipe):
     next(pipe.unet.children()).scaling = {"default": 0.5}
 
 
+class Weaker(AttnProcessor2_0):
+    def __call__(self, *inputs, **options):
+        return 0.5 * super().__call__(*inputs, **options)
+
+
 def merge_tokens(pipe):
     """As ToMe does."""
 
@@ -111,6 +117,7 @@ WEIGHTS = {
         add_adapter,
         scale_adapter,
         merge_tokens,
+        lambda pipe: pipe.unet.set_attn_processor(Weaker()),
         lambda pipe: pipe.enable_freeu(s1=0.9, s2=0.2, b1=1.4, b2=1.6),
     ],
     "text_encoder": [train_in_place, add_token],
@@ -124,7 +131,9 @@ def test_weights_that_were_changed_in_place_are_refused(part, change):
     generator = make_generator()
     change(generator.pipe)
     for call in (lambda: generator.prepare(1), lambda: generator.check_numbers(2.0, 3, 0)):
-        with pytest.raises(ValueError, match=f"must keep the weights .* but '{part}' has others .* another `finger"):
+        with pytest.raises(
+            ValueError, match=f"must keep the weights and layers .* but '{part}' has others .* another `finger"
+        ):
             call()
     StableUnCLIPGenerator(generator.pipe, fingerprint="other@0").prepare(1)
 
@@ -155,7 +164,7 @@ def elsewhere(pipe):
         lambda pipe: pipe.enable_attention_slicing(1),
         lambda pipe: (pipe.vae.enable_slicing(), pipe.vae.enable_tiling()),
         lambda pipe: (pipe.unet.train(), pipe.unet.enable_gradient_checkpointing()),
-        lambda pipe: pipe.unet.set_default_attn_processor(),
+        lambda pipe: pipe.unet.set_attn_processor(AttnProcessor()),
         lambda pipe: pipe.text_encoder.set_attn_implementation("eager"),
         lambda pipe: pipe.unet.compile(),
         lambda pipe: setattr(pipe.vae, "decoder", torch.compile(pipe.vae.decoder)),

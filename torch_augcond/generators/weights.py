@@ -37,8 +37,9 @@ def check_weights(pipe: Any, noted: Weights) -> None:
     now = weights_of(pipe)
     if changed := [part for part in MODELS if not _alike(now[part], noted[part])]:
         raise ValueError(
-            f"`pipe` must keep the weights that its generator was made with, but {listed(changed)} has others (LoRA, "
-            "FreeU, a state dict, an average of weights). Make another generator of it, with another `fingerprint`."
+            f"`pipe` must keep the weights and layers that its generator was made with, but {listed(changed)} has "
+            "others (LoRA, FreeU, a state dict, another processor). Make another generator of it, with another "
+            "`fingerprint`."
         )
     for part, values in now.items():
         noted[part] |= {name: value for name, value in values.items() if _is_known(value)}
@@ -58,7 +59,7 @@ def check_dropout(pipe: Any) -> None:
 
 
 def _drops(model: torch.nn.Module) -> bool:
-    rates = (getattr(module, name, 0) for module in model.modules() for name in ("p", "dropout") if module.training)
+    rates = (vars(module).get(name, 0) for module in model.modules() for name in ("p", "dropout") if module.training)
     return any(isinstance(rate, int | float) and rate > 0 for rate in rates)
 
 
@@ -93,11 +94,15 @@ def _modules(model: torch.nn.Module) -> dict[str, str]:
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, Any]:
-    return {
+    """With the class of an attention processor of the user's own: those of diffusers all come to the same."""
+    found = {
         name: value
         for name, value in vars(module).items()
         if (_is_numeric(value) and not name.startswith("_")) or name in _SWITCHES
     }
+    processor = type(vars(module).get("processor"))
+    own = not processor.__module__.startswith(("builtins", "diffusers."))
+    return dict(sorted(found.items())) | ({"processor": processor.__qualname__} if own else {})
 
 
 def _is_numeric(value: Any) -> bool:
