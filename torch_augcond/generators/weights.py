@@ -66,8 +66,8 @@ def _drops(model: torch.nn.Module) -> bool:
 def content(tensor: Tensor) -> tuple[int, int]:
     """Its size and a sum of its bits, whatever its device and its strides.
 
-    They are summed by eight bytes, as fast as memory is read: 0.1 s for 4 GB on two cores, where adding up 16-bit
-    integers takes 4 s.
+    They are summed by eight bytes, nearly as fast as memory is read: the 1.9 billion halves of a full-size pipeline in
+    0.6 s on two cores, where adding up 16-bit integers takes 4 s.
     """
     data = tensor.detach().contiguous().flatten().view(torch.uint8)
     if data.storage_offset() % 8:
