@@ -167,26 +167,6 @@ def test_how_exact_a_script_wants_products_to_be_is_its_own(setting):
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize("part", ["unet", "text_encoder"])
-def test_a_model_that_drops_activations_is_refused(part):
-    generator = make_generator()
-    getattr(generator.pipe, part).train()
-    everything(generator)  # of these, none drops any
-    rates = [
-        (module, name)
-        for module in getattr(generator.pipe, part).modules()
-        for name in ("p", "dropout")
-        if isinstance(getattr(module, name, None), float)
-    ]
-    setattr(*rates[-1], 0.5)
-    with pytest.raises(ValueError, match=f"in training mode is '{part}'. Call `.eval\\(\\)` of it first"):
-        generator.encode_prompts(["a cat"])
-    with pytest.raises(ValueError, match="in evaluation mode"):
-        make_generator_of(generator.pipe)
-    getattr(generator.pipe, part).eval()
-    assert len(make_generator_of(generator.pipe).encode_prompts(["a cat"])) == 1
-
-
 def make_generator_of(pipe, **options):
     return StableUnCLIPGenerator(pipe, fingerprint="test@0", **options)
 
