@@ -115,6 +115,11 @@ def test_the_next_job_undoes_what_was_compiled_by_region(graphs):
         assert wrapped() and not any(hasattr(forward.plain, "plain") for forward in wrapped())
     Networks(pipe)
     assert not wrapped()
+    block = next(module for module in pipe.unet.modules() if type(module).__name__ in pipe.unet._repeated_blocks)
+    block.forward = replaced = lambda *inputs, **options: inputs[0]
+    for way in ("regional", "regional", "off"):
+        Networks(pipe, way)
+        assert (block.forward.plain if way == "regional" else block.forward) is replaced
 
 
 @pytest.mark.slow

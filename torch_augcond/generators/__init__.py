@@ -13,6 +13,7 @@ from .options import keep_own_scheduler
 from .protocol import BadImages, Generator
 from .quiet import without_bars
 from .stable_unclip import StableUnCLIPGenerator
+from .weights import MODELS
 
 __all__ = ["BadImages", "Generator", "StableUnCLIPGenerator", "load_generator"]
 
@@ -91,6 +92,8 @@ def load_generator(
     _check_memory(needed, device, dtype)
     try:
         pipe = _load_pipeline(checkpoint, variant, dtype).to(device, silence_dtype_warnings=True)
+        if device.type == "cpu":
+            _part_from_files(pipe)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _too_large(needed, device, dtype) from error
     checkpoint.check_whole(pipe)
@@ -148,6 +151,13 @@ def _load_pipeline(checkpoint: Checkpoint, variant: str | None, dtype: torch.dty
             low_cpu_mem_usage=is_accelerate_available(),  # True without accelerate only logs advice to install it
             **{"dtype" if renamed else "torch_dtype": dtype},
         )
+
+
+def _part_from_files(pipe: Any) -> None:
+    """Weights that nothing converted are still the files themselves: whoever writes these would change the images."""
+    for model in MODELS:
+        for tensor in (*getattr(pipe, model).parameters(), *getattr(pipe, model).buffers()):
+            tensor.data = tensor.data.clone()
 
 
 def _check_memory(needed: int, device: torch.device, dtype: torch.dtype) -> None:

@@ -61,9 +61,7 @@ class Networks:
         self.decode: Callable[[Tensor], Tensor] = lambda latents: pipe.vae.decode(latents, return_dict=False)[0]
         parts = [pipe.unet] if cache_interval == 1 else split(pipe.unet)
         self._parts = [_outputs(part) for part in parts]
-        for module in pipe.unet.modules():  # what an earlier job compiled by region
-            if hasattr(module.forward, "plain"):
-                del module.forward  # its class has the plain one; in a copy of the pipeline, `plain` is the original's
+        _uncompile(pipe.unet)
         if way == "off":
             return
         if pipe.device.type == "cuda":  # what its convolutions are fastest in
@@ -76,11 +74,22 @@ class Networks:
             blocks = set(pipe.unet._repeated_blocks)
             for module in pipe.unet.modules():
                 if type(module).__name__ in blocks:
+                    replaced = vars(module).get("forward")  # by a user
                     module.forward = _fast(module.forward)
+                    module.forward.replaced = replaced
 
     def begin(self) -> Callable[..., Tensor]:
         """The UNet, for the steps of one batch: (rows, timestep, conditions by keyword) → rows."""
         return self._parts[0] if self.cache_interval == 1 else Reusing(*self._parts, self.cache_interval)
+
+
+def _uncompile(unet: torch.nn.Module) -> None:
+    """Undoes what an earlier job compiled by region."""
+    for module in unet.modules():
+        if hasattr(compiled := vars(module).get("forward"), "plain"):
+            del module.forward  # its class has the plain one; in a copy of the pipeline, `plain` is the original's
+            if compiled.replaced is not None:
+                module.forward = compiled.replaced
 
 
 def _outputs(unet: torch.nn.Module) -> Callable[..., Tensor]:
