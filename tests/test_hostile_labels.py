@@ -139,3 +139,18 @@ def test_names_from_one_for_labels_from_zero(folder, names, targets):
     for dataset in (real, Subset(real, range(5, 10))):
         with pytest.raises(ValueError, match="has no name for 0"):
             Sources.from_dataset(dataset)
+
+
+def test_synonyms_without_a_list_of_classes(folder):
+    real = Files(folder, classes=None, class_to_idx={"cat": 0, "kitten": 0, "dog": 1})
+    assert Sources.from_dataset(real).classes == ["cat, kitten", "dog"]
+
+
+def test_targets_of_a_list_that_is_shuffled_in_place(folder, tmp_path):
+    synthetic = made(ImageFolder(folder), tmp_path / "set")
+    synthetic.samples = list(synthetic.samples)
+    assert synthetic.targets == [0] * 5 + [1] * 5
+    synthetic.samples.reverse()
+    assert synthetic.targets == [1] * 5 + [0] * 5 == [label for _, label in synthetic]
+    synthetic.targets = list(range(10))
+    assert synthetic.targets == list(range(10))

@@ -182,9 +182,11 @@ class AugConditionedSynthetic(DatasetFolder):
         """The label of every image: of ``samples`` as it is, which may be replaced by a list of (path, label)."""
         samples = self.samples
         of, length, labels = self.__dict__.get("_targets", (None, 0, None))
-        if of is not samples or length != len(samples):
-            labels = samples.labels.tolist() if isinstance(samples, Samples) else [label for _, label in samples]
-            self.targets = labels
+        if of is samples and length == len(samples):
+            return labels
+        if not isinstance(samples, Samples):  # it may be shuffled in place
+            return [label for _, label in samples]
+        self.targets = labels = samples.labels.tolist()
         return labels
 
     @targets.setter

@@ -69,7 +69,7 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
         to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
-        options = [] if _agree(classes, to_idx) else [_joined(to_idx)]
+        options = [] if classes and _agree(classes, to_idx) else [_joined(to_idx)]
     if isinstance(classes, (list, tuple)):
         options.append({label: name for label, name in enumerate(classes) if name is not None})
     elif isinstance(classes, dict) and all(map(is_int, classes)):
@@ -119,7 +119,7 @@ def _by_label(class_to_idx: dict[str, int]) -> dict[int, str]:
 
 def _agree(classes: Any, class_to_idx: dict[str, int]) -> bool:
     """Whether the names that `classes` has for each label, one or a tuple of synonyms, are names of that label."""
-    names = [entry if isinstance(entry, tuple) else (entry,) for entry in classes or ()]
+    names = [entry if isinstance(entry, tuple) else (entry,) for entry in classes]
     return all(class_to_idx.get(name, label) == label for label, all_ in enumerate(names) for name in all_)
 
 
