@@ -163,7 +163,8 @@ def test_what_a_benchmark_cannot_do_is_refused_at_once(module, given, message, m
 def test_ctrl_c_ends_a_benchmark_in_one_line(tmp_path):
     script = tmp_path / "slow.py"
     script.write_text(
-        "import time\n"
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells take it from background jobs
         "from arguments import run_main\n"
         "def main():\n"
         "    print('measuring', flush=True)\n"
