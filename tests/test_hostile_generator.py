@@ -14,6 +14,7 @@ from PIL import Image
 from pipelines import make_pipeline, save_pipeline
 
 from torch_augcond import EmbedDropout, StableUnCLIPGenerator, generators, load_generator
+from torch_augcond.generators.denoise import in_float32
 
 KEYS = torch.tensor([3, 5])
 
@@ -188,7 +189,7 @@ def test_features_of_a_unet_whose_forward_is_bound_to_it_are_not_reused(replaced
     module = replaced(pipe.unet)
     module.forward = module.forward  # as hooks do
     make_generator_of(pipe)
-    with pytest.raises(ValueError, match="`cache_interval` must be 1 for a UNet whose `forward` was replaced"):
+    with pytest.raises(ValueError, match="`cache_interval` must be 1 for a UNet that is wrapped, or whose `forward`"):
         make_generator_of(pipe, cache_interval=2)
 
 
@@ -235,3 +236,14 @@ def test_a_checkpoint_that_is_written_over_while_its_generator_works(tmp_path):
             stream.write(data)
     assert all(map(torch.equal, everything(generator), expected))
     generator.prepare(1)
+
+
+def test_a_model_of_two_precisions_stays_one():
+    pipe = make_pipeline("ddim").to(torch.bfloat16)
+    for module in pipe.unet.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.to(torch.float32)
+    before = {name: x.dtype for name, x in pipe.unet.named_parameters()}
+    with in_float32(pipe):
+        assert {x.dtype for x in pipe.unet.parameters()} == {torch.float32}
+    assert {name: x.dtype for name, x in pipe.unet.named_parameters()} == before

@@ -126,10 +126,9 @@ def test_names_that_are_no_str(folder):
     for classes in ([b"cat", b"dog"], list(Animal), np.array(["cat", "dog"], "S3"), [["cat"], ("dog",)]):
         assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["cat", "dog"]
     assert Sources.from_dataset(FromOne(folder, classes=[None, "dog", "cat"])).classes == ["dog", "cat"]
-    with pytest.raises(
-        TypeError, match="`classes` and `class_to_idx` must name classes by str, but got {'name': 'cat'}"
-    ):
-        Sources.from_dataset(Files(folder, classes=[{"name": "cat"}, {"name": "dog"}]))
+    for wrong in ([{"name": "cat"}, {"name": "dog"}], [(1, "cat"), (0, "dog")]):
+        with pytest.raises(TypeError, match="`classes` and `class_to_idx` must name classes by str, but got"):
+            Sources.from_dataset(Files(folder, classes=wrong))
 
 
 @pytest.mark.parametrize("names", [{"class_to_idx": {"albatross": 1, "booby": 2}}, {"classes": {1: "a", 2: "b"}}])

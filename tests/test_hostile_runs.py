@@ -75,6 +75,23 @@ def test_a_root_that_is_put_elsewhere_ends_the_run(real, tmp_path):
     assert not images(tmp_path / "set") and len(images(tmp_path / "kept")) == 4
 
 
+@pytest.mark.parametrize("how", ["emptied", "made anew"])
+def test_a_root_that_becomes_another_set_in_its_place_is_left_alone(real, tmp_path, how):
+    root = tmp_path / "set"
+
+    def start_again():
+        if how == "made anew":
+            shutil.rmtree(root)
+        for path in root.iterdir() if root.exists() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        job_of(real, root, seed=5, num_per_class=2).make()
+
+    job = job_of(real, root, at_third_batch(root, start_again))
+    with pytest.raises(RuntimeError, match="another one now: `root` must hold one set, but .* `seed` is 5 there"):
+        job.make(batch_size=2)
+    assert not problems(root) and len(images(root)) == 4
+
+
 def test_a_root_that_is_replaced_by_its_copy_is_filled(real, tmp_path):
     """Some network file systems number their folders anew."""
 

@@ -283,3 +283,16 @@ def test_what_was_set_aside_as_stale_is_not_gone(real, tmp_path):
     job.make()
     shutil.rmtree(tmp_path / "set.aside")
     assert not problems(tmp_path / "set")
+
+
+def test_verify_moves_no_photographs(real, tmp_path, capsys):
+    """Synthetic images are merged with real ones by hand."""
+    job_of(real, tmp_path / "set").make()
+    merged = tmp_path / "merged"
+    shutil.copytree(real, merged)
+    for path in sorted((tmp_path / "set" / "cat").iterdir())[:3]:
+        shutil.copy(path, merged / "cat")
+    before = sorted(path for path in merged.rglob("*"))
+    assert main(["verify", str(merged)]) == 1
+    assert "must be an empty folder or a set made by this package, but" in capsys.readouterr().err
+    assert sorted(path for path in merged.rglob("*")) == before and not (tmp_path / "merged.aside").exists()

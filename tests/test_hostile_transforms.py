@@ -92,3 +92,10 @@ def test_attributes_that_json_cannot_say_are_refused_by_name():
     transform.note = object()
     with pytest.raises(TypeError, match=r"`PixelMixup.note` must be plain JSON, .* but got <object .*> \(object\)\. "):
         Compose([transform]).describe()
+
+
+def test_what_the_constructor_would_refuse_is_refused_later_too():
+    transform = EmbedCutMix()
+    transform.span = "Random"
+    with pytest.raises(ValueError, match="`span` must be"):
+        resolve(transform)

@@ -163,6 +163,15 @@ def test_a_folder_that_lost_files(folder):
         load_generator(folder)
 
 
+def test_a_tokenizer_of_which_a_file_is_still_to_come(folder):
+    (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).write_text("{}")
+    (folder / "tokenizer" / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"but '.*folder' has no file of tokenizer\. Fetch"):
+        load_generator(folder)
+
+
 def test_a_folder_with_damaged_files(folder):
     (file,) = (folder / "vae").glob("*.safetensors")
     file.write_bytes(file.read_bytes()[:1000])

@@ -177,3 +177,26 @@ def test_a_named_loader_whose_code_has_changed(folder, monkeypatch):
 
 def digests(folder, loader, cache):
     return Sources.from_dataset(ImageFolder(folder, loader=loader)).digests(cache=cache)
+
+
+UNCERTAIN = {
+    "a default of a helper": "def size(n={n}):\n    return n\n",
+    "a decorated helper": "def deco(f):\n    return lambda: f()\n@deco\ndef size():\n    return {n}\n",
+    "a class": "class Config:\n    n = {n}\ndef size():\n    return Config.n\n",
+    "an object": "class Config:\n    n = {n}\nconfig = Config()\ndef size():\n    return config.n\n",
+    "an array": "import numpy\na = numpy.full(5000, 3)\na[2500] = {n}\ndef size():\n    return int(a[2500])\n",
+    "an attribute of a function": "def size():\n    return size.n\nsize.n = {n}\n",
+}
+READ = "\nfrom PIL import Image\ndef read(path):\n    return Image.open(path).convert('RGB').resize((size(), 4))\n"
+
+
+@pytest.mark.parametrize("text", UNCERTAIN.values(), ids=UNCERTAIN)
+def test_what_a_named_loader_uses_is_known_or_it_is_asked_each_time(folder, monkeypatch, text):
+    monkeypatch.setattr(images, "_SETTLED_NS", -1)
+    loaders, cache = [], {}
+    for n in (4, 5):
+        module = ModuleType("user_loader")
+        exec(text.format(n=n) + READ, vars(module))
+        loaders.append(module.read)
+    first, second = (digests(folder, loader, cache) for loader in loaders)
+    assert not {*first} & {*second}

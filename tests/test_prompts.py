@@ -11,7 +11,15 @@ def test_template_dict_and_function():
     assert build_prompts(["ox"], lambda name: f"no. {name}") == {"ox": "no. ox"}
 
 
+class Series:
+    """As that of pandas: it has keys, and is no Mapping."""
+
+    keys = staticmethod(lambda: ["y", "x"])
+    __getitem__ = {"x": "cat", "y": "dog"}.__getitem__
+
+
 def test_class_names():
+    assert build_prompts(["x", "y"], "{}!", Series()) == {"x": "cat!", "y": "dog!"}
     assert build_prompts(["x", "y"], "{}!", ["cat", "dog"]) == {"x": "cat!", "y": "dog!"}
     assert build_prompts(["x", "y"], "{}!", {"y": "dog"}) == {"x": "x!", "y": "dog!"}
 
@@ -34,10 +42,22 @@ def test_names_that_mean_nothing_warn(name, recwarn):
     [
         ((["a"], "a photo"), ValueError, "`prompt` must be a template with {} .* but got 'a photo'"),
         ((["a"], 3), TypeError, "`prompt` must be a template .* but got 3"),
+        (
+            (["a"], {"a": "a {}"}),
+            ValueError,
+            "must give whole prompts, but 'a {}' for 'a' has {} in it. Give one template",
+        ),
+        ((["a"], lambda name: "a {}"), ValueError, "`prompt` must give whole prompts"),
+        ((["a"], {"a": "x"}, ["b"]), ValueError, "`class_names` must be None where `prompt` is a dict"),
         ((["a", "b"], {"a": "x"}), ValueError, "`prompt` must have an entry for every class, but lacks 'b'"),
         ((["a"], {"a": "x", "c": "y"}), ValueError, "`prompt` must be keyed by class names, but got 'c'"),
         ((["a"], lambda name: None), TypeError, "`prompt` must give a str for each class, but gave None"),
         ((["a"], "{}", ["x", "y"]), ValueError, "`class_names` must be a list of 1 names or a dict, but got 2"),
+        (
+            ([*"01", "10", *"23456789"], "{}", [*"abcdefghijk"]),
+            ValueError,
+            "must be a dict .* '10' would be 'c'. Give {'0'",
+        ),
         ((["a"], "{}", "x"), TypeError, "`class_names` must be a list of 1 names or a dict, but got 'x'"),
         ((["a"], "{}", 3), TypeError, r"`class_names` must be a list of 1 names or a dict, but got 3 \(int\)"),
         ((["a", "b"], "{}", {"y", "x"}), TypeError, r"`class_names` must be a list of 2 names .* but got {.*} \(set\)"),

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,16 +51,21 @@ class _Inherited:
         if self.name in dataset._own:
             return dataset._own[self.name]
         found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
-        firsts: dict[int, int] = {}
-        pattern = [v is not None and (firsts.setdefault(id(v), len(firsts)), callable(v)) for v in found]
-        pattern += [bool(joint_transforms(layer)) for layer in dataset._wrapped]
-        if dataset._checked.setdefault(self.name, pattern) != pattern:
-            _check(dataset._real[0], self.name)
-            dataset._checked[self.name] = pattern
+        state = [*found, *map(joint_transforms, dataset._wrapped)]
+        if not all(map(_is_same, dataset._checked.setdefault(self.name, state), state)):
+            late = self.name == "transform" and "target_transform" not in dataset._own and dataset._real[0].is_joint
+            for name in [self.name, "target_transform"] if late else [self.name]:
+                _check(dataset._real[0], name)
+            dataset._checked[self.name] = state
         return next((value for value in found if value is not None), None)
 
     def __set__(self, dataset: "AugConditionedSynthetic", value: Callable | None) -> None:
         dataset.__dict__.setdefault("_own", {})[self.name] = value
+
+
+def _is_same(transform: Any, other: Any) -> bool:
+    """A method is another object each time that it is looked up."""
+    return transform is other or (isinstance(other, MethodType) and transform == other)
 
 
 def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ...]:
@@ -215,7 +221,8 @@ class AugConditionedSynthetic(DatasetFolder):
             return then
         sources, contents = self._real
         rows = np.flatnonzero((contents == np.frombuffer(bytes.fromhex(digest), np.uint8)).all(axis=1))
-        names = [sources.name(i) for i in rows[np.argsort(sources.labels[rows] != label, kind="stable")]]
+        same = rows[sources.labels[rows] == label]
+        names = [sources.name(i) for i in (same if len(same) else rows)]
         return then if then in names or not names else names[0]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -80,8 +80,8 @@ def _choose(labels: np.ndarray, rows: int) -> tuple[list[int], list[int]]:
 def _recipes(plan: Plan, labels: np.ndarray, digests: Sequence[str], chosen: Sequence[int]) -> list[Recipe | None]:
     """For each chosen image the recipe that starts from it; text-only ones start from none and are dealt out."""
     if plan.settings.num_sources:
-        first = {recipe.digests[0]: recipe for recipe in plan if not recipe.ordinal}
-        return [first.get(digests[row]) for row in chosen]
+        first = {(recipe.label, recipe.digests[0]): recipe for recipe in plan if not recipe.ordinal}
+        return [first.get((int(labels[row]), digests[row])) for row in chosen]
     turns = {label: iter([plan[i] for i in np.flatnonzero(plan.labels == label)]) for label in set(labels.tolist())}
     return [next(turns[int(labels[row])], None) for row in chosen]
 

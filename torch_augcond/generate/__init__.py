@@ -98,8 +98,8 @@ def generate(
     given_up = {} if retry else store.failures()
     todo = [row for row in missing if plan.keys[row].tobytes().hex() not in given_up] if given_up else missing
     total, made, failed = int(mine.sum()), 0, len(missing) - len(todo)
-    # The last batch is padded, and a million rows may be asked for; our own default keeps its shape as the set grows.
-    most = max(total, _MOST) if batch_size is None else max(total, 1)
+    # The last batch is padded, and a million rows may be asked for; up to 64 keep their shape as the set grows.
+    most = max(total, _MOST)
     size = default_batch_size(generator) if batch_size is None else batch_size
     if isinstance(size, Integral):
         size = min(size, most)

@@ -75,7 +75,7 @@ class Conditions:
     def rows(self, recipes: Sequence[Recipe]) -> tuple[list[Row], Failures]:
         """The recipes that can be embedded, in order, and {key: reason} of the others."""
         if not self.augmentation.num_sources:
-            nothing = torch.zeros(self.generator.embed_dim)
+            nothing = torch.zeros(self.generator.embed_dim, dtype=torch.float32)
             return [Row(recipe, nothing, nothing) for recipe in recipes], {}
         broken: dict[str, str] = {}
         pixels, mixes = len(self.augmentation.pixel) > 0, self.augmentation.embed.mixes

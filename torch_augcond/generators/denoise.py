@@ -114,14 +114,15 @@ def to_uint8(images: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def in_float32(pipe: "Pipeline") -> Iterator[None]:
     """Halves survive the way there and back without loss, so other rows don't change."""
-    dtype, modules = pipe.unet.dtype, (pipe.unet, pipe.vae)
+    modules = pipe.unet, pipe.vae
+    dtypes = [(x, x.dtype) for module in modules for x in (*module.parameters(), *module.buffers())]
     try:
         for module in modules:
             module.to(torch.float32)
         yield
     finally:
-        for module in modules:
-            module.to(dtype)
+        for tensor, dtype in dtypes:  # of some models, not all have the same
+            tensor.data = tensor.data.to(dtype)
 
 
 def time_parts(pipe: "Pipeline", latents: Tensor, condition: Tensor, prompt_embeds: Tensor) -> tuple[float, float]:

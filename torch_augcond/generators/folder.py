@@ -18,9 +18,11 @@ _NEEDED = {  # any of these files; without them a library fails late, or makes u
     "feature_extractor": {"feature_extractor/preprocessor_config.json"},
     "image_noising_scheduler": {"image_noising_scheduler/scheduler_config.json"},
     "scheduler": {"scheduler/scheduler_config.json"},
-    "tokenizer": {"tokenizer/tokenizer.json", "tokenizer/vocab.json"},
+    "tokenizer": {"tokenizer/tokenizer.json", "tokenizer/vocab.json"},  # and see `_WORDS`
     **{part: {f"{part}/config.json"} for part in MODELS},
 }
+# A tokenizer of several files; without the last, prompts are padded with another token.
+_WORDS = {"tokenizer/vocab.json", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json"}
 _LIBRARIES = {"diffusers", "transformers", "stable_diffusion", "stable_unclip"}
 
 
@@ -71,7 +73,10 @@ def choose_files(names: Sequence[str], name: str, variant: str | None) -> tuple[
         variants |= set(weights)
         if part in MODELS and not weights.get(variant or "", weights.get("")):
             lacking.append(part)
-    if absent := [part for part, files in _NEEDED.items() if not files & {*names}]:
+    absent = [part for part, files in _NEEDED.items() if not files & {*names}]
+    if not absent and "tokenizer/tokenizer.json" not in names and not {*names} >= _WORDS:
+        absent = ["tokenizer"]
+    if absent:
         raise ValueError(
             f"`name_or_path` must hold all parts of a pipeline, but {name!r} has no file of {', '.join(absent)}. "
             "Fetch the checkpoint again."

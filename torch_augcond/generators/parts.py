@@ -13,6 +13,7 @@ _PARTS = (
     "image_encoder",
     "image_normalizer",
     "image_noising_scheduler",
+    "image_processor",
     "tokenizer",
     "text_encoder",
     "unet",

@@ -38,10 +38,10 @@ def split(unet: nn.Module) -> tuple[nn.Module, nn.Module]:
         ValueError: A copy of it would run the original, since somebody has bound its ``forward`` to that.
     """
     block = unet.up_blocks[-1]
-    if any("forward" in vars(module) for module in (unet, block)):
+    if "up_blocks" not in unet._modules or any("forward" in vars(module) for module in (unet, block)):
         raise ValueError(
-            "`cache_interval` must be 1 for a UNet whose `forward` was replaced, as offloading and mixed precision of "
-            "accelerate do. Load the pipeline without them."
+            "`cache_interval` must be 1 for a UNet that is wrapped, or whose `forward` was replaced, as offloading, "
+            "mixed precision and adapters do. Load the pipeline without them."
         )
     kind = "attentions" if getattr(block, "has_cross_attention", False) else "resnets"
     layers = getattr(block, kind)

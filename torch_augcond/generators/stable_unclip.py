@@ -171,8 +171,8 @@ class StableUnCLIPGenerator:
             num_images: That will be made, in batches of one size.
 
         Raises:
-            ValueError: The weights aren't those that the generator was made with. Looking takes 0.6 s for 1.9 billion
-                halves on two cores.
+            ValueError: The weights aren't those that the generator was made with. Looking takes about a second for 1.9
+                billion halves on two cores.
         """
         self._steady.check_weights(self.pipe)
         way = choose(self.compile, as_int("num_images", num_images, 0), self.device)

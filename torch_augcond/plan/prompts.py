@@ -32,6 +32,10 @@ def build_prompts(
     """
     names = _display_names(classes, class_names)
     if isinstance(prompt, Mapping):
+        if class_names is not None:
+            raise ValueError(
+                "`class_names` must be None where `prompt` is a dict of whole prompts. Leave one of them out."
+            )
         check_names("prompt", prompt, classes, complete=True)
         prompts = {name: prompt[name] for name in classes}
     elif callable(prompt):
@@ -47,10 +51,28 @@ def build_prompts(
     opaque = [shown for name, shown in names.items() if _is_opaque(shown, prompts[name])]
     if opaque and not isinstance(prompt, Mapping):
         warn(f"class names such as {listed(opaque)} mean nothing in a prompt. Give real ones as `class_names`.")
+    if unfilled := [name for name, text in prompts.items() if "{}" in text.replace(names[name], "")]:
+        raise ValueError(
+            f"`prompt` must give whole prompts, but {prompts[unfilled[0]]!r} for {unfilled[0]!r} has {{}} in it. Give "
+            "one template for all, or fill in the names."
+        )
     if long := [name for name, text in prompts.items() if len(text) > _LONGEST]:
         raise ValueError(f"`prompt` must give {_LONGEST} characters or fewer, but gave more for {listed(long, brief)}.")
     # A folder's name may hold bytes that are no text, which no tokenizer takes: they become question marks.
     return {name: text.encode("utf-8", "replace").decode() for name, text in prompts.items()}
+
+
+def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
+    """A list is in the order of the labels, which for folders called 1, 2, …, 10 isn't that of the numbers.
+
+    Raises:
+        ValueError: It is that of the text.
+    """
+    if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
+        raise ValueError(
+            f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[2]!r} "
+            f"would be {names[2]!r}. Give {{{classes[0]!r}: …, {classes[1]!r}: …}}."
+        )
 
 
 def _is_opaque(name: str, prompt: str) -> bool:
@@ -58,7 +80,8 @@ def _is_opaque(name: str, prompt: str) -> bool:
 
 
 def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
-    if isinstance(class_names, Mapping):
+    if hasattr(class_names, "keys"):  # a Series, too
+        class_names = {name: class_names[name] for name in class_names.keys()}  # noqa: SIM118
         check_names("class_names", class_names, classes)
     elif class_names is not None:
         rule = f"`class_names` must be a list of {len(classes)} names or a dict, but got"
@@ -67,6 +90,7 @@ def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[
         class_names = list(class_names)
         if len(class_names) != len(classes):
             raise ValueError(f"{rule} {len(class_names)} names.")
+        _check_order(classes, class_names)
         class_names = dict(zip(classes, class_names, strict=True))
     names = {name: (class_names or {}).get(name, name) for name in classes}
     if wrong := [name for name in names.values() if not isinstance(name, str)]:

@@ -20,7 +20,7 @@ from .images import (
     readable,
     to_rgb,
 )
-from .labels import class_names, int_labels, is_int, unique, warn_of_unused
+from .labels import check_same_names, class_names, int_labels, is_int, unique, warn_if_exchanged, warn_of_unused
 from .layers import joint_transforms, layers
 from .readers import Progress, flatten, is_pure
 
@@ -101,6 +101,8 @@ class Sources:
                         f"the parts of a ConcatDataset must agree on label {label}, but got "
                         f"{merged[label]!r} and {name!r}. Give all of them the same `class_to_idx`."
                     )
+        for holder in filter(is_pure, layers(self.dataset)):
+            check_same_names(holder, merged)
         return dict(sorted(unique(merged).items()))
 
     def __len__(self) -> int:
@@ -155,17 +157,20 @@ class Sources:
         """That `transform` can be taken over; warns if items show that it isn't all that changes an image.
 
         Raises:
-            ValueError: It is ambiguous.
+            ValueError: It is ambiguous, or was set so late that the dataset has kept images without it.
         """
         change = self.transform or (lambda image: image)
         for k, leaf in enumerate(self.leaves):
-            if leaf.raw is None or leaf.raw.is_same:
-                continue  # a folder, or read and let go already; nothing that changes an image
             if (i := leaf.changed_otherwise(self.index[self.part == k], change)) is not None:
                 warn(
                     f"item {i} of the dataset has another image than its `transform` makes of the raw one: synthetic "
                     "images won't be changed as the real ones are. Pass all that changes them as `transform=`."
                 )
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether a `transform` is given labels, too, which it may change; a few items are read."""
+        return any(leaf.is_joint(self.index[self.part == k]) for k, leaf in enumerate(self.leaves))
 
     def check_target_transform(self, progress: Progress = iter) -> None:
         """That `target_transform` makes of the labels here what `dataset` itself returns, item by item.
@@ -179,15 +184,17 @@ class Sources:
         )
         joint = any(joint)  # torchvision's goes on with what was set to None since
         for k, leaf in enumerate(self.leaves):
-            if not (change or joint or leaf.is_joint):
-                continue
             rows = np.flatnonzero(self.part == k)
+            if not (change or joint or leaf.is_joint(self.index[rows])):
+                continue
             labels = dict(zip(self.index[rows].tolist(), self.labels[rows].tolist(), strict=True))
             if label := leaf.another_label(labels, change or (lambda label: label), progress):
                 raise ValueError(
                     f"`target_transform` can't be taken over from a dataset whose {label}. "
                     "Pass `target_transform=` explicitly: it is given the label as read without any."
                 )
+            if change and leaf.by_place:
+                warn_if_exchanged(change, self.class_of, labels.values())
 
     @property
     def identity(self) -> str:
@@ -290,7 +297,7 @@ class Sources:
         wrong = [f"{leaf.contradicted[k]} at dataset[{i}]" for i, leaf, k in places if k in leaf.contradicted]
         raise ValueError(
             f"labels must be those of the items, but {listed(wrong, str)}. Correct the list, or set it to None: labels "
-            "are then read from the items."
+            "are then read from the items, and must be the same each time."
         )
 
     def _digest_or_note(self, i: int, cache: DigestCache | None, failed: MutableMapping | None) -> str:

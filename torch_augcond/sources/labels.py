@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,17 @@ import torch
 
 from ..checks import brief, listed, warn
 
-__all__ = ["as_label", "class_names", "int_labels", "is_int", "names_binary", "unique", "warn_of_unused"]
+__all__ = [
+    "as_label",
+    "check_same_names",
+    "class_names",
+    "int_labels",
+    "is_int",
+    "names_binary",
+    "unique",
+    "warn_if_exchanged",
+    "warn_of_unused",
+]
 
 
 def is_int(value: Any) -> bool:
@@ -103,6 +114,42 @@ def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:
         )
 
 
+def warn_if_exchanged(change: Callable[[Any], Any], names: dict[int, str], labels: Iterable[int]) -> None:
+    """Where a `target_transform` gives classes each other's labels, their names may be those of the labels after it."""
+    known = sorted(set(labels))
+    try:
+        changed = [as_label(change(label)) for label in known]
+    except Exception:  # it is made for something else than one label
+        return
+    if changed != known and set(changed) == set(known):
+        first, other = next((label, new) for label, new in zip(known, changed, strict=True) if label != new)
+        warn(
+            f"`target_transform` makes label {first} to {other}, and names are given to the labels before it: prompts "
+            f"of these images say {names[first]!r}. If that is what {other} is called, correct `classes`."
+        )
+
+
+def check_same_names(holder: Any, names: dict[int, str]) -> None:
+    """Names that somebody has given to a Subset or ConcatDataset are looked for below it, and must be those there.
+
+    Raises:
+        ValueError: They aren't.
+    """
+    given = {name: value for name, value in vars(holder).items() if name in ("class_to_idx", "classes")}
+    if not any(value is not None for value in given.values()):
+        return
+    try:
+        found = class_names(SimpleNamespace(**given), sorted(names))
+    except ValueError:
+        found = {}
+    if wrong := [label for label in names if found.get(label) != names[label]]:
+        raise ValueError(
+            f"`{'` and `'.join(given)}` of a {type(holder).__name__} must agree with the dataset in it, but label "
+            f"{wrong[0]} is {found.get(wrong[0])!r} and {names[wrong[0]]!r}. Set them on that dataset, or pass "
+            "`class_names`."
+        )
+
+
 def names_binary(dataset: Any) -> bool:
     """Whether it is an OxfordIIITPet of cats and dogs: its `classes` are the breeds."""
     return getattr(dataset, "_target_types", None) == ["binary-category"]
@@ -140,7 +187,11 @@ def _compare(by_idx: dict[int, Any], by_place: dict[int, Any], present: Sequence
 
 def _words(name: Any) -> list[str]:
     """A name, or all of several."""
-    return list(map(_word, name)) if isinstance(name, list | tuple) else [_word(name)]
+    if not isinstance(name, list | tuple):
+        return [_word(name)]
+    if any(isinstance(part, int | float | np.number) for part in name):  # a name with its number, say
+        raise TypeError(f"`classes` and `class_to_idx` must name classes by str, but got {name}. Correct them.")
+    return list(map(_word, name))
 
 
 def _word(name: Any) -> str:

@@ -15,6 +15,7 @@ from .loaders import DEFAULT_LOADERS, careful_loader
 from .standins import Untouched
 
 __all__ = [
+    "TRANSFORMS",
     "image_transforms_off",
     "joint_transforms",
     "layers",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 _DICTS = (dict, OrderedDict, defaultdict)
-_TRANSFORMS = frozenset(["transform", "target_transform", "transforms"])
+TRANSFORMS = frozenset(["transform", "target_transform", "transforms"])
 _MANY = 1000  # a longer list is one of samples: what its items hold is not looked into
 
 
@@ -95,7 +96,7 @@ def _is_dataset(value: Any, above: frozenset[int] = frozenset()) -> bool:
     if not _has_items(type(value)) or callable(value) or _held(value) is not None or id(value) in above:
         return False
     own, above = _attributes(value), above | {id(value)}
-    return not _TRANSFORMS.isdisjoint(own) or any(_is_dataset(inner, above) for inner in _values(own))
+    return not TRANSFORMS.isdisjoint(own) or any(_is_dataset(inner, above) for inner in _values(own))
 
 
 @cache
@@ -110,13 +111,13 @@ def transforms_off(dataset: Any) -> tuple[Any, dict[str, Untouched]]:
     second is what it calls in the place of transforms. Where nothing is to be switched off, it is `dataset` itself: a
     copy would share its open files, but not what it knows of them.
     """
-    stands = {name: Untouched("a label" if name == "target_transform" else "an image") for name in sorted(_TRANSFORMS)}
+    stands = {name: Untouched("a label" if name == "target_transform" else "an image") for name in sorted(TRANSFORMS)}
     is_changed = any(map(_is_changed, layers(dataset)))
     return _copied(dataset, stands, {}) if is_changed else dataset, stands
 
 
 def _is_changed(dataset: Any) -> bool:
-    is_set = any(getattr(dataset, name, None) is not None for name in _TRANSFORMS)
+    is_set = any(getattr(dataset, name, None) is not None for name in TRANSFORMS)
     return is_set or any(getattr(dataset, "loader", None) is loader for loader in DEFAULT_LOADERS)
 
 

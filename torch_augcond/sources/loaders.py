@@ -27,10 +27,22 @@ def is_named(loader: Any) -> bool:
     return not any(held) and isinstance(getattr(loader, "__self__", None), ModuleType | None)
 
 
-def what_loads(loader: Any) -> str:
-    """Its name, without its module, which is another one where a script is imported and not run; and its code."""
-    code = b"".join(_code(loader, set())) if isinstance(loader, FunctionType) else b""
+def what_loads(loader: Any) -> str | None:
+    """Its name and all that it does by code and values of its own module; None if that can't be told for sure.
+
+    Its module isn't told, which is another one where a script is imported and not run.
+    """
+    if not is_named(loader):
+        return None
+    try:
+        code = b"".join(_code(loader, set())) if isinstance(loader, FunctionType) else b""
+    except _Unknown:
+        return None
     return f"{loader.__qualname__} {hash_bytes(code)}"
+
+
+class _Unknown(Exception):
+    """A value of which nobody knows what it does."""
 
 
 def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
@@ -38,18 +50,32 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
     if id(function) in seen:
         return
     seen.add(id(function))
+    if function.__closure__ or vars(function):  # a decorator's, say
+        raise _Unknown
+    yield from map(_text, (function.__defaults__, function.__kwdefaults__))
     codes = [function.__code__, *_inner(function.__code__)]
     for code in codes:
         constants = [value for value in code.co_consts if not isinstance(value, CodeType)]
         yield code.co_code + f"{constants} {code.co_names} {code.co_varnames}".encode("utf-8", "surrogatepass")
-    for name in sorted({name for code in codes for name in code.co_names}):
-        value = function.__globals__.get(name)
+    for name in sorted({name for code in codes for name in code.co_names} & function.__globals__.keys()):
+        value = function.__globals__[name]
         if isinstance(value, FunctionType) and value.__module__ == function.__module__:
             yield from _code(value, seen)
-        elif isinstance(value, type | FunctionType | BuiltinFunctionType):
+        elif isinstance(value, type | FunctionType | BuiltinFunctionType) and value.__module__ != function.__module__:
             yield f"{name} {value.__module__}.{value.__qualname__}".encode()
-        elif not isinstance(value, ModuleType):
-            yield f"{name} {value!r}".encode("utf-8", "surrogatepass")
+        else:
+            yield name.encode() + _text(value.__name__ if isinstance(value, ModuleType) else value)
+
+
+def _text(value: Any) -> bytes:
+    """Of a plain value, or a container of such."""
+    if isinstance(value, tuple | list):
+        return repr(type(value)).encode() + b",".join(map(_text, value))
+    if isinstance(value, dict):
+        return b"{" + _text(list(value.items()))
+    if value is not None and not isinstance(value, bool | int | float | str | bytes):
+        raise _Unknown
+    return repr(value).encode("utf-8", "surrogatepass")
 
 
 def _inner(code: CodeType) -> Iterator[CodeType]:

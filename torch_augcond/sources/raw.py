@@ -1,17 +1,19 @@
 """The items of a dataset as it reads them, before any transform."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 
-from .layers import transforms_all, transforms_off
+from .layers import TRANSFORMS, layers, transforms_all, transforms_off
 from .standins import Untouched, only_moved
 
-__all__ = ["RawItems", "drawn_alike", "random_kept"]
+__all__ = ["NotRaw", "RawItems", "drawn_alike", "random_kept"]
 
 _CACHED = (
     "its dataset returned it without calling its transform, from a cache perhaps, so that the raw image can't be had. "
@@ -30,7 +32,15 @@ _DECIDES = (
     "its dataset decides what it holds when it is first read, and two copies of it decided otherwise. Read an item "
     "before you wrap it, or let it decide in `__init__`"
 )
+_HIDDEN = (
+    "its dataset reads another one, a {}, that isn't found among what it holds, so that the transforms of that can't "
+    "be switched off. Let it hold that one in an attribute, or without transforms"
+)
 _KINDS = ("transform", "target_transform")
+
+
+class NotRaw(ValueError):
+    """An item can't be had before its transforms."""
 
 
 class RawItems:
@@ -57,21 +67,26 @@ class RawItems:
         """(image, label), or whatever it is.
 
         Raises:
-            ValueError: It can't be had raw; why and what to do.
+            NotRaw: Why, and what to do.
         """
-        item = None if self._why_not else self._read(self._copy, self._stands, index)
-        if item and self._was_missed(self._stands) and not self._seen[index]:
-            raise ValueError(_CACHED)
-        self._seen[index] = True  # what the copy keeps of it is untransformed
-        self._reads += 1
-        if not (self.is_same or self._why_not) and self._reads.bit_count() == 1:  # the 1st, 2nd, 4th, 8th … time
-            self._why_not = self._compared(index, item)
         if self._why_not:
-            raise ValueError(self._why_not)
+            raise NotRaw(self._why_not)
+        self._reads += 1
+        is_probe = self._reads.bit_count() == 1  # the 1st, 2nd, 4th, 8th … time
+        with _watched(layers(self._copy)) if is_probe else nullcontext() as hidden:
+            item = self._read(self._copy, self._stands, index)
+        if self._was_missed(self._stands) and not self._seen[index]:
+            raise NotRaw(_CACHED)
+        self._seen[index] = True  # what the copy keeps of it is untransformed
+        if is_probe and (why_not := _HIDDEN.format(hidden[0]) if hidden else self._compared(index, item)):
+            self._why_not = why_not
+            raise NotRaw(why_not)
         return item
 
     def _compared(self, index: int, item: Any) -> str | None:
         """Why this copy isn't to be believed, if a fresh one shows it."""
+        if self.is_same:
+            return None
         twin, stands = transforms_off(self._dataset)
         other = self._read(twin, stands, index)
         if self._was_missed(stands):
@@ -83,10 +98,10 @@ class RawItems:
         """Refuses what was made of the image that was read last, by steps that are meant for a transformed one.
 
         Raises:
-            ValueError: What to do.
+            NotRaw: What to do.
         """
         if not only_moved(image, self._stands["transform"].given + self._stands["transforms"].given):
-            raise ValueError(_WRAPPED)
+            raise NotRaw(_WRAPPED)
 
     def _was_missed(self, stands: Mapping[str, Untouched]) -> bool:
         """Whether a transform was not called that always is."""
@@ -96,6 +111,27 @@ class RawItems:
         for stand in stands.values():
             stand.given = []
         return dataset[index]
+
+
+@contextmanager
+def _watched(known: Iterable[Any]) -> Iterator[list[str]]:
+    """Names the classes of datasets with transforms, not among the ``known``, whose items are read by this thread."""
+    ids, found = set(map(id, known)), []
+
+    def look(frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_name == "__getitem__" and code.co_argcount:
+            own = frame.f_locals.get(code.co_varnames[0])
+            held = getattr(own, "__dict__", {})
+            if id(own) not in ids and any(held.get(name) is not None for name in TRANSFORMS):
+                found.append(type(own).__name__)
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        yield found
+    finally:
+        sys.setprofile(before)
 
 
 def _is_alike(item: Any, other: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from itertools import chain
 from types import MappingProxyType
@@ -27,7 +28,7 @@ from .images import (
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, own_copy
 from .loaders import DEFAULT_LOADERS, is_named, what_loads
-from .raw import RawItems, drawn_alike, random_kept
+from .raw import NotRaw, RawItems, drawn_alike, random_kept
 
 __all__ = ["Progress", "flatten", "is_pure"]
 
@@ -44,11 +45,11 @@ class _Folder:
 
     contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
     raw: Any = None  # it is read without a copy
-    is_joint = False  # torchvision's own `__getitem__` transforms a label by itself
     by_place = False  # a label is that of its folder
 
     def __init__(self, dataset: DatasetFolder) -> None:
-        self.dataset, self.samples = dataset, list(dataset.samples)
+        self.dataset = dataset
+        self.samples = [pair if type(pair) is tuple else tuple(pair) for pair in dataset.samples]
 
     def path(self, index: int) -> str | None:
         return os.fspath(self.samples[index][0])
@@ -69,12 +70,12 @@ class _Folder:
         return file_digest(path, cache) if is_read else None
 
     def entry(self, index: int) -> tuple[str, int, str] | None:
-        """By what a cache knows the image, where a loader of the user's own has a name that stands for it."""
+        """By what a cache knows the image, where all that a loader of the user's own does is known."""
         return entry_through(self.path(index), self._loads) if self._loads else None
 
     @cached_property
     def _loads(self) -> str | None:
-        return what_loads(self.dataset.loader) if is_named(self.dataset.loader) else None
+        return what_loads(self.dataset.loader)
 
     def another_label(self, labels: Mapping[int, int], change: Callable[[int], Any], progress: Progress) -> None:
         return None  # torchvision's own `__getitem__`
@@ -83,6 +84,12 @@ class _Folder:
         samples = [self.samples[i] for i in indices.tolist()]
         self._check_names(samples)
         return [label for _, label in samples]
+
+    def is_joint(self, indices: np.ndarray) -> bool:
+        return False  # torchvision's own `__getitem__` transforms a label by itself
+
+    def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
+        return None  # and an image
 
     def known_labels(self, progress: Progress, must_read: bool) -> list[Any]:
         return [label for _, label in self.samples]
@@ -142,6 +149,7 @@ class _Items:
         self.dataset = dataset
         self.raw = RawItems(dataset)
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
+        self._said: dict[int, int | None] = {}  # the labels that were read
         self.contradicted: dict[int, str] = {}
 
     by_place = True  # names are given to labels by numbers alone
@@ -159,8 +167,12 @@ class _Items:
         """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
         image, label = self._item(index)
         self.raw.check(image)
-        if self.believed and (number := as_label(label)) not in (None, int(self.believed[1][index])):
-            self.contradicted[index] = f"`{self.believed[0]}` says {self.believed[1][index]} and the item {number}"
+        if self.believed:
+            where, said = f"`{self.believed[0]}` says", int(self.believed[1][index])
+        else:
+            where, said = "it said", self._said.get(index)
+        if (number := as_label(label)) not in (None, said) and said is not None:
+            self.contradicted[index] = f"{where} {said} and the item {number}"
         return image, None
 
     def digest(self, index: int, cache: DigestCache | None = None) -> None:
@@ -171,7 +183,8 @@ class _Items:
 
     def _label(self, index: int) -> Any:
         try:
-            return self._item(index)[1]
+            label = self._item(index)[1]
+            return label.item() if getattr(label, "ndim", None) == 0 else label  # it may be used again for the next
         except NotAPair:
             raise
         except Exception as error:
@@ -189,7 +202,9 @@ class _Items:
                 self.believed = name, values
                 return [values[i] for i in indices.tolist()]
             self._warn_of_names(name, values, seen)
-        return [self._label(i) for i in progress(indices.tolist())]
+        labels = [self._label(i) for i in progress(indices.tolist())]
+        self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
+        return labels
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
@@ -197,10 +212,15 @@ class _Items:
             return self.believed[1] if self.believed else ()
         return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
 
-    @property
-    def is_joint(self) -> bool:
-        """Whether a `transform` was given labels, too, which it may change."""
-        return self.raw is not None and self.raw.is_joint
+    def is_joint(self, indices: np.ndarray) -> bool:
+        """Whether a `transform` is given labels, too, which it may change."""
+        if self.raw is not None:
+            return self.raw.is_joint
+        whole, stand = image_transforms_off(self.dataset)
+        for i in _probes(indices):
+            with suppress(Exception):  # no image, say
+                whole[i]
+        return stand.is_joint
 
     def _named(self) -> list[str]:
         return [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
@@ -235,15 +255,29 @@ class _Items:
 
     def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> int | None:
         """The first of a few items whose image isn't what `change` makes of the raw one, as far as that can be told."""
-        whole = own_copy(self.dataset)
-        return next((i for i in _probes(indices) if self._is_changed_otherwise(i, whole, change)), None)
+        before, self.raw = self.raw, self.raw or RawItems(self.dataset)  # it may have been let go
+        try:
+            whole = None if self.raw.is_same else own_copy(self.dataset)
+            return next((i for i in _probes(indices) if whole and self._is_changed_otherwise(i, whole, change)), None)
+        finally:
+            self.raw = before
 
     def _is_changed_otherwise(self, i: int, whole: Any, change: Callable[[Any], Any]) -> bool:
         try:
             image, again = (drawn_alike(lambda: whole[i][0]) for _ in range(2))
-            return _is_same(image, again) and not _is_same(image, drawn_alike(lambda: change(self._item(i)[0])))
+            if not _is_same(image, again):
+                return False
         except Exception:  # no image, say: nothing is known of it
             return False
+        try:
+            raw = drawn_alike(lambda: self._item(i)[0])
+        except NotRaw:
+            raise
+        except Exception:  # a step behind the transform that can't do without it
+            return True
+        with suppress(Exception):  # the dataset calls it in another way
+            return not _is_same(image, drawn_alike(lambda: change(raw)))
+        return False
 
     def identity(self) -> str:
         """What stays when items are added: the type, plain attributes (a root, a split), names and the first item."""

@@ -42,11 +42,12 @@ def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
     return known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
 
 
-def _place(root: Path) -> tuple[int, int] | None:
-    """Which folder of which disk it is, ``None`` if there is none."""
+def _place(root: Path) -> tuple[int, ...] | None:
+    """Which folder of which disk it is, with which record of its settings; ``None`` if there is none."""
     with suppress(OSError):
-        status = os.stat(root)
-        return status.st_dev, status.st_ino
+        folder, record = os.stat(root), root / scan.CONFIG
+        mark = [os.stat(record)] if record.exists() else []  # inodes are used again
+        return folder.st_dev, folder.st_ino, *[number for x in mark for number in (x.st_ino, x.st_mtime_ns)]
     return None
 
 
@@ -81,7 +82,7 @@ class Store:
         self.aside = aside_of(self.root)
         self._shelf = self.aside / "stale"
         self._extension: str | None = None
-        self._claimed: tuple[tuple[int, int] | None, Settings | None] = None, None
+        self._claimed: tuple[tuple[int, ...] | None, Settings | None] = None, None
         self._ready: set[str] = set()  # class folders seen
         self._failures, self._stock = Failures(self.root), Stock(self.root)
 
@@ -267,14 +268,11 @@ class Store:
         return found
 
     def set_aside(self, path: Path, why: str) -> bool:
-        """Moves a file out of the set, to ``<root>.aside/<why>/<class>``; it is no error if it is gone already.
+        """Moves a file out of the set, to ``<root>.aside/<why>/<class>``; False if it is gone already.
 
         Args:
             path: In ``root``.
             why: ``"stale"`` (`restore` looks for it there), ``"corrupt"`` or ``"foreign"``.
-
-        Returns:
-            Whether it was there.
 
         Raises:
             OSError: If it can't be moved there.
@@ -334,7 +332,12 @@ class Store:
             repair: Whether what is damaged is set aside as corrupt (to be made again), what lies in a class folder and
                 is no image of the set, or one of another, as foreign, and what killed processes left behind is removed.
                 Safe while others write.
+
+        Raises:
+            ValueError: If a folder without a record of its settings holds other files: it may be the user's own.
         """
+        if repair:
+            config.check_own(self.root)
         damaged = set()
         for path, reason in scan.inspect(self.root, self.own_settings()):
             if reason and repair:
@@ -360,9 +363,7 @@ class Store:
         return None
 
     def take_stock(self, plan: Plan, present: np.ndarray, failed: np.ndarray) -> None:
-        """Writes down which images of ``plan`` there are (``present``), so that `verify` misses what is gone later.
-
-        What failed of them before has passed.
+        """Writes down which images of ``plan`` are ``present``: `verify` misses what goes. Their failures have passed.
 
         Args:
             failed: Which are missing because they failed: these are missed no more.

@@ -1,5 +1,6 @@
 """The record of what a directory is a set of: written once, by whoever comes first."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from .disk import MAX_METADATA, explained, publish, read_regular, seal, sync_fol
 if TYPE_CHECKING:
     from ..plan import Settings
 
-__all__ = ["check_place", "claim", "recorded"]
+__all__ = ["check_own", "check_place", "claim", "recorded"]
 
 _FORMAT = 1
 _ASIDE = ".aside"
@@ -88,12 +89,21 @@ def _compare(root: Path, settings: "Settings", there: dict[str, Any]) -> None:
         )
 
 
-def _write(root: Path, settings: "Settings") -> None:
-    if foreign := scan.foreign(root):
+def check_own(root: Path) -> None:
+    """Refuses a folder that has no record of settings, and holds files that are no set's: they may be the user's own.
+
+    Raises:
+        ValueError: It names one.
+    """
+    if not os.path.lexists(root / scan.CONFIG) and (foreign := scan.foreign(root)):
         raise ValueError(
             f"`root` must be an empty folder or a set made by this package, but {root} holds {foreign!r}. "
             "Choose another `root`."
         )
+
+
+def _write(root: Path, settings: "Settings") -> None:
+    check_own(root)
     if made := scan.settings(root):  # the record is gone, but the images know
         _compare(root, settings, made)
     data = seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2)

@@ -73,11 +73,11 @@ def metadata(root: Path, prefix: str) -> list[Path]:
 
 
 def foreign(root: Path) -> str | None:
-    """A name in ``root`` that no set has, or an image that none of ours is among the first ones of its folder."""
+    """A name in ``root`` that no set has, or the first image of a folder where none of ours is among the first ones."""
     for entry in entries(root):
         is_class = entry.is_dir(follow_symlinks=False)
         inside = entries(entry.path) if is_class else [entry]
-        for other in inside[:1]:
+        for other in inside:
             if not IMAGE.fullmatch(other.name) and other.path != os.path.join(root, EXPORTED):
                 return os.path.relpath(other.path, root)
         if is_class and inside and not any(map(_is_ours, inside[:_TRIED])):

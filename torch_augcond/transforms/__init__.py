@@ -12,8 +12,10 @@ Example:
     >>> mixed, same_labels = VARIANTS["embed-cutmix-dropout"](embeds, labels)
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from inspect import signature
 
 from torch import Tensor, nn
 
@@ -239,12 +241,14 @@ def resolve(augmentation: str | nn.Module | Sequence[nn.Module]) -> Compose:
         kinds = "a variant's name, a transform or a sequence of transforms"
         got = f"{brief(repr(augmentation))} ({type(augmentation).__name__})"
         raise TypeError(f"`augmentation` must be {kinds}, but got {got}.{instance_of(augmentation)}")
-    chain = Compose(check_transforms("augmentation", augmentation))
+    chain = Compose(copy.deepcopy(check_transforms("augmentation", augmentation)))  # the user's may be changed later
     if strange := [type(t).__name__ for t in chain if type(t) not in _OWN]:
         raise TypeError(
             f"`augmentation` must be made of the package's own transforms, but got {listed(strange)}: what a subclass "
             "does can't be told from the recipe of its images."
         )
+    for transform in chain:  # its attributes may have been set since it was made
+        type(transform)(**{name: getattr(transform, name) for name in signature(type(transform)).parameters})
     return chain
 
 
