@@ -80,7 +80,7 @@ HIDDEN = {
 
 @pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
 def test_a_dataset_that_is_held_where_nobody_looks(folder, tmp_path, hide):
-    told = "reads another one, a ImageFolder, that isn't found among what it holds"
+    told = "reads another one, of class ImageFolder, that isn't found among what it holds"
     with pytest.raises((ValueError, RuntimeError), match=told):
         made(hide(ImageFolder(folder, Grayscale(3))), tmp_path / "set")
     assert len(made(hide(ImageFolder(folder)), tmp_path / "set")) == 10

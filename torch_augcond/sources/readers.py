@@ -145,14 +145,14 @@ class NotAPair(TypeError):
 class _Items:
     """Any other dataset, read item by item through a copy whose transforms are switched off."""
 
+    by_place = True  # names are given to labels by numbers alone
+
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.raw = RawItems(dataset)
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self._said: dict[int, int | None] = {}  # the labels that were read
         self.contradicted: dict[int, str] = {}
-
-    by_place = True  # names are given to labels by numbers alone
 
     def path(self, index: int) -> str | None:
         return None
@@ -255,10 +255,13 @@ class _Items:
 
     def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> int | None:
         """The first of a few items whose image isn't what `change` makes of the raw one, as far as that can be told."""
-        before, self.raw = self.raw, self.raw or RawItems(self.dataset)  # it may have been let go
+        before = self.raw
+        self.raw = RawItems(self.dataset) if before is None else before  # it may have been let go
         try:
-            whole = None if self.raw.is_same else own_copy(self.dataset)
-            return next((i for i in _probes(indices) if whole and self._is_changed_otherwise(i, whole, change)), None)
+            if self.raw.is_same:
+                return None
+            whole = own_copy(self.dataset)
+            return next((i for i in _probes(indices) if self._is_changed_otherwise(i, whole, change)), None)
         finally:
             self.raw = before
 
