@@ -33,8 +33,8 @@ _DECIDES = (
     "before you wrap it, or let it decide in `__init__`"
 )
 _HIDDEN = (
-    "its dataset reads another one, of class {}, that isn't found among what it holds, so that the transforms of that can't "
-    "be switched off. Let it hold that one in an attribute, or without transforms"
+    "its dataset reads another one, of class {}, that isn't found among what it holds, so that the transforms of that "
+    "can't be switched off. Let it hold that one in an attribute, or without transforms"
 )
 _KINDS = ("transform", "target_transform")
 
