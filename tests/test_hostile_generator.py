@@ -172,6 +172,27 @@ def make_generator_of(pipe, **options):
     return StableUnCLIPGenerator(pipe, fingerprint="test@0", **options)
 
 
+def test_a_subclass_is_another_generator():
+    class Dark(StableUnCLIPGenerator):
+        def encode_prompts(self, prompts):
+            return super().encode_prompts([f"{prompt}, in a dark room" for prompt in prompts])
+
+    assert Dark(make_pipeline("ddim"), fingerprint="test@0").fingerprint.startswith("test@0+")
+
+
+def test_precision_is_kept_while_another_thread_works():
+    generators = [make_generator() for _ in range(6)]
+    expected = everything(make_generator())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for found in pool.map(everything, generators):
+                assert all(map(torch.equal, found, expected))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_betas_that_look_alike():
     generator, names = make_generator(), set()
     kind, settings = type(generator.pipe.scheduler), generator.pipe.scheduler.config

@@ -1,5 +1,6 @@
 """Labels that somebody has changed by hand, or by a subclass, and the names that prompts are made of."""
 
+import math
 import os
 from collections import UserDict, UserList
 from enum import Enum
@@ -126,7 +127,13 @@ def test_names_that_are_no_str(folder):
     for classes in ([b"cat", b"dog"], list(Animal), np.array(["cat", "dog"], "S3"), [["cat"], ("dog",)]):
         assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["cat", "dog"]
     assert Sources.from_dataset(FromOne(folder, classes=[None, "dog", "cat"])).classes == ["dog", "cat"]
-    for wrong in ([{"name": "cat"}, {"name": "dog"}], [(1, "cat"), (0, "dog")]):
+    for wrong in (
+        [{"name": "cat"}, {"name": "dog"}],
+        [(1, "cat"), (0, "dog")],
+        ["cat", math.nan],
+        ["", "b"],
+        [0.0, 1.0],
+    ):
         with pytest.raises(TypeError, match="`classes` and `class_to_idx` must name classes by str, but got"):
             Sources.from_dataset(Files(folder, classes=wrong))
 

@@ -89,6 +89,21 @@ def add_adapter(pipe):
     pipe.unet.up_blocks[0].add_module("lora", torch.nn.Linear(2, 2))
 
 
+class Scaled(AttnProcessor):
+    def __init__(self, scale):
+        self.scale = scale
+
+
+def test_numbers_of_a_processor_count():
+    pipe = make_pipeline("ddim")
+    pipe.unet.set_attn_processor(Scaled(1.0))
+    generator = StableUnCLIPGenerator(pipe, fingerprint="test@0")
+    generator.prepare(1)
+    pipe.unet.set_attn_processor(Scaled(0.5))
+    with pytest.raises(ValueError, match="must keep the weights and layers"):
+        generator.prepare(1)
+
+
 class Quantized(torch.Tensor):
     """As other formats of weights are."""
 

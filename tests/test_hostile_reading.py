@@ -1,5 +1,6 @@
 """What datasets of one's own do while they are read, and what is changed after the set was made."""
 
+import os
 import sys
 from collections import deque
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import Grayscale
 
 from torch_augcond import AugConditionedSynthetic, EmbedMixup
-from torch_augcond.cli import preview
+from torch_augcond.cli import main, preview
 from torch_augcond.request import Request
 from torch_augcond.sources import Sources
 
@@ -237,3 +238,62 @@ def test_samples_of_another_form_that_are_changed_in_place(folder, tmp_path, for
     for i in range(10):
         real.samples[i][0] = "elsewhere"
     assert [synthetic.provenance(i)["sources"] for i in range(10)] == expected
+
+
+def test_a_transform_of_one_part(folder, tmp_path):
+    both = ConcatDataset([ImageFolder(folder), ImageFolder(folder, Grayscale(3))])
+    for real in (both, Subset(both, range(10))):
+        with pytest.raises(ValueError, match="`transform` can't be taken over .* one in only some of its parts"):
+            made(real, tmp_path / "set")
+
+
+def test_a_function_in_the_place_of_torchvisions_loader(folder, monkeypatch):
+    plain = Sources.from_dataset(ImageFolder(folder)).digest(0)
+    monkeypatch.setattr("torchvision.datasets.folder.pil_loader", lambda path: Image.open(path).convert("L"))
+    other = Sources.from_dataset(ImageFolder(folder))
+    assert other.digest(0) != plain
+    assert np.asarray(other.image(0)).std(axis=-1).max() == 0
+
+
+def test_a_cut_off_image_is_none_whatever_a_script_has_told_pillow(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    path = folder / "cat" / "0.jpg"
+    Image.effect_noise((64, 64), 90).save(path)
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(RuntimeError, match="image file is truncated"):
+        made(ImageFolder(folder), tmp_path / "set")
+
+
+def test_names_of_a_subset_of_a_wrapper(folder):
+    class Few(Holding):
+        """Two of four classes, numbered anew; the names are those of all."""
+
+    real = Few(Files(folder, classes=["ant", "bee", "cat", "dog"]))
+    for part in (real, Subset(real, range(5)), Subset(real, [0] * 10)):
+        with pytest.warns(UserWarning, match="4 classes have names, but no image has the label 2, 3"):
+            Sources.from_dataset(part)
+
+
+def test_a_root_above_a_link(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    monkeypatch.chdir(tmp_path)
+    synthetic = made(ImageFolder(folder), "link/../set")
+    assert len(list((tmp_path / "a" / "set").glob("*/*.png"))) == 10 and not (tmp_path / "set").exists()
+    assert main(["verify", "link/../set"]) == 0
+    assert "0 damaged or gone" in capsys.readouterr().out and synthetic.root == str(tmp_path / "a" / "set")
+
+
+def test_a_class_folder_with_a_link_in_its_place(folder, tmp_path):
+    made(ImageFolder(folder), tmp_path / "set")
+    (tmp_path / "set" / "cat").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="a class folder must not be a link or a file, but .*cat is"):
+        made(ImageFolder(folder), tmp_path / "set")
+
+
+def test_one_image_for_which_the_memory_suffices_alone(folder, tmp_path):
+    options = {"root": tmp_path / "set", "augmentation": "real"}
+    synthetic = AugConditionedSynthetic(ImageFolder(folder), generator=FakeGenerator(), **options)
+    os.unlink(synthetic.samples[0][0])
+    assert len(AugConditionedSynthetic(ImageFolder(folder), generator=FakeGenerator(limit=2), **options)) == 10

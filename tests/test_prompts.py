@@ -43,6 +43,12 @@ def test_names_that_mean_nothing_warn(name, recwarn):
         ((["a"], "a photo"), ValueError, "`prompt` must be a template with {} .* but got 'a photo'"),
         ((["a"], 3), TypeError, "`prompt` must be a template .* but got 3"),
         (
+            (["Zebra", "ant"], "{}", ["ant", "zebra"]),
+            ValueError,
+            "in the order of the classes, which is Zebra, ant, but",
+        ),
+        ((["a"], "{}", [""]), TypeError, "`class_names` must be"),
+        (
             (["a"], {"a": "a {}"}),
             ValueError,
             "must give whole prompts, but 'a {}' for 'a' has {} in it. Give one template",

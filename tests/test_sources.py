@@ -126,7 +126,8 @@ class TestWrapping:
         assert sorted([*part.labels, *rest.labels]) == [0, 0, 1, 1, 1, 2, 2]
         whole = Sources.from_dataset(both)
         assert pixels_of(whole.image(6)) == pixels_of(picture(9))
-        assert whole.transform is TENSOR
+        with pytest.raises(ValueError, match="`transform` can't be taken over .* one in only some of its parts"):
+            assert whole.transform
         assert whole.name(6) == "dataset[6]"
 
     def test_parts_must_agree_on_names(self):

@@ -22,6 +22,7 @@ from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
 from .sources.layers import layers
+from .store.names import place_of
 from .store.scan import CONFIG
 from .transforms import Compose, resolve
 
@@ -82,7 +83,7 @@ class Request:
         text = os.fspath(self.root or HF_ASSETS_CACHE)
         if "\0" in str(text) or not Path(text).expanduser().resolve().name:
             raise ValueError(f"`root` must be a folder with a name, but got {text!r}.")
-        root = _absolute(text).resolve()
+        root = place_of(text).resolve()
         roots = (layer.root for layer in layers(self.dataset) if isinstance(layer, DatasetFolder))
         for real in dict.fromkeys(Path(folder).resolve() for folder in roots):
             folders = [real, *(entry for entry in real.iterdir() if entry.is_dir())] if real.is_dir() else [real]
@@ -169,7 +170,7 @@ class Request:
         Counts are no part of its name, so that a set can grow; nor is a ``guidance_scale`` that was left open.
         """
         if self.root is not None:
-            return _absolute(self.root)
+            return place_of(self.root)
         from huggingface_hub.constants import HF_ASSETS_CACHE
 
         settings = asdict(self.settings("", 1)) | {"guidance_scale": self.guidance_scale}
@@ -203,14 +204,9 @@ class Request:
         for name, value in options.items():
             if value != defaults[name]:
                 is_folder = name == "root" or (name == "generator" and os.path.isdir(value))
-                option, text = "--" + name.replace("_", "-"), str(_absolute(value) if is_folder else value)
+                option, text = "--" + name.replace("_", "-"), str(place_of(value) if is_folder else value)
                 words += [f"{option}={text}"] if text.startswith("-") else [option, text]
         return shlex.join(words)
-
-
-def _absolute(path: str | os.PathLike) -> Path:
-    """Without ``..``: a root's name is that of a folder, and what is set aside lies beside it."""
-    return Path(os.path.abspath(Path(path).expanduser()))
 
 
 def _is_of_a_set(dataset: Any) -> bool:

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 __all__ = ["STOPPED", "Stopped", "stoppable"]
 
@@ -87,7 +87,8 @@ def _watch(reader: int, done: threading.Event, name: str) -> None:
     """Reads the numbers of the signals that arrive, as Python's own handler in C writes them, until the pipe ends."""
     while data := os.read(reader, 1):
         if data[0] in _numbers() and not done.wait(_GRACE_SECONDS):
-            os.write(2, f"\n{name}: {STOPPED}\n".encode())
+            with suppress(OSError):  # nobody reads it any more
+                os.write(2, f"\n{name}: {STOPPED}\n".encode())
             os._exit(128 + data[0])
 
 

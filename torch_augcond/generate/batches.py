@@ -74,8 +74,8 @@ class Batches:
             if not fits:
                 # Only here is the exception gone, and with it the tensors that its traceback held.
                 _release_memory()
-                if len(batch) > 1:
-                    self.size = len(batch) // 2
+                if self.size > 1:  # to which the last batch may have been padded
+                    self.size //= 2
                     continue
             yield batch, result
             items = items[len(batch) :]

@@ -114,8 +114,10 @@ class StableUnCLIPGenerator:
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights and all that changes images: another scheduler than the checkpoint's own, shortcuts."""
+        """Names the weights and all that changes images: a subclass, another scheduler than its own, shortcuts."""
         parts, scheduler = [self.checkpoint], scheduler_id(self.pipe)
+        if type(self) is not StableUnCLIPGenerator:
+            parts.append(type(self).__qualname__)
         if scheduler != own_scheduler_id(self.pipe):
             parts.append(scheduler)
         if self.guidance_interval != (0, 1):

@@ -29,7 +29,7 @@ def scheduler_state(pipe: "Pipeline") -> str:
     for name, value in sorted(vars(pipe.scheduler).items()):
         if isinstance(value, Tensor):
             digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
-        elif isinstance(value, int | float | str | None):
+        elif isinstance(value, int | float | str | list | tuple | None):
             digest.update(f"{name}={value!r}".encode())
     return digest.hexdigest()
 

@@ -20,6 +20,8 @@ _PRECISIONS = (
 )
 _LOCKS: WeakKeyDictionary[Any, RLock] = WeakKeyDictionary()
 _LOOKING = Lock()
+_INSIDE: list[None] = []
+_CHANGED: list[tuple[Any, str, str]] = []
 
 
 def undisturbed(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,13 +65,19 @@ def _lock_of(thing: Any) -> RLock:
 
 @contextmanager
 def _as_exact_as_ever() -> Iterator[None]:
-    """Float32 is computed as torch does if nobody asks for anything else."""
-    found = [(part, part.fp32_precision, usual) for part, usual in _PRECISIONS]
-    changed = [setting for setting in found if setting[1].replace("none", "ieee") != setting[2]]
+    """Float32 is computed as torch does if nobody asks for anything else, as long as one thread is in here."""
+    with _LOOKING:
+        if not _INSIDE:
+            found = [(part, part.fp32_precision, usual) for part, usual in _PRECISIONS]
+            _CHANGED[:] = [setting for setting in found if setting[1].replace("none", "ieee") != setting[2]]
+            for part, _, usual in _CHANGED:
+                part.fp32_precision = usual
+        _INSIDE.append(None)
     try:
-        for part, _, usual in changed:
-            part.fp32_precision = usual
         yield
     finally:
-        for part, precision, _ in changed:
-            part.fp32_precision = precision
+        with _LOOKING:
+            _INSIDE.pop()
+            if not _INSIDE:
+                for part, precision, _ in _CHANGED:
+                    part.fp32_precision = precision

@@ -108,19 +108,16 @@ def _content_if_plain(tensor: Tensor) -> tuple[int, str] | str | None:
 
 def _modules(model: torch.nn.Module) -> dict[str, str]:
     modules = {_plain(name): module for name, module in model.named_modules()}  # a compiled one is the one inside it
-    return {f"{name}:": f"{type(module).__name__} {_numbers(module)}" for name, module in modules.items()}
+    return {f"{name}:": f"{_name(type(module))} {_numbers(module)}" for name, module in modules.items()}
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, Any]:
     """With the class of an attention processor, unless it is one of diffusers' that all come to the same."""
-    found = functions_of(module) | {
-        name: value
-        for name, value in vars(module).items()
-        if (_is_plain(value) and not name.startswith("_") and name not in _CHOICES) or name in _SWITCHES
-    }
+    found = functions_of(module) | _plain_of(module)
     processor = type(vars(module).get("processor"))
     alike = processor is type(None) or (processor.__module__.startswith("diffusers.") and _ALIKE(processor.__name__))
-    return dict(sorted(found.items())) | ({} if alike else {"processor": processor.__qualname__})
+    own = {} if alike else {"processor": f"{processor.__qualname__} {_plain_of(vars(module)['processor'])}"}
+    return dict(sorted(found.items())) | own
 
 
 def functions_of(thing: Any) -> dict[str, str]:
@@ -133,6 +130,18 @@ def functions_of(thing: Any) -> dict[str, str]:
     found |= {name: [*own[name].values()] for name in ("_forward_hooks", "_forward_pre_hooks") if own.get(name)}
     ours = {name for name, (first, *_) in found.items() if hasattr(first, "plain")}
     return {name: str([getattr(x, "__qualname__", repr(type(x))) for x in found[name]]) for name in found.keys() - ours}
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _plain_of(thing: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in getattr(thing, "__dict__", {}).items()
+        if (_is_plain(value) and not name.startswith("_") and name not in _CHOICES) or name in _SWITCHES
+    }
 
 
 def _is_plain(value: Any) -> bool:

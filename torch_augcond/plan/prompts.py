@@ -63,11 +63,17 @@ def build_prompts(
 
 
 def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
-    """A list is in the order of the labels, which for folders called 1, 2, …, 10 isn't that of the numbers.
+    """A list is in the order of the labels: torchvision sorts "10" before "2", and "Zebra" before "ant".
 
     Raises:
-        ValueError: It is that of the text.
+        ValueError: It is in another one, or that can't be told of numbers.
     """
+    ours, theirs = ([str(name).casefold() for name in some] for some in (classes, names))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise ValueError(
+            f"`class_names` must be in the order of the classes, which is {brief(', '.join(classes))}, but got "
+            f"{brief(', '.join(names))}. Give a dict."
+        )
     if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
         raise ValueError(
             f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[2]!r} "
@@ -93,6 +99,6 @@ def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[
         _check_order(classes, class_names)
         class_names = dict(zip(classes, class_names, strict=True))
     names = {name: (class_names or {}).get(name, name) for name in classes}
-    if wrong := [name for name in names.values() if not isinstance(name, str)]:
+    if wrong := [name for name in names.values() if not isinstance(name, str) or not name.strip()]:
         raise TypeError(f"`class_names` must be str, but got {listed(wrong)}.")
     return names

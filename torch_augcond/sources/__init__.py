@@ -87,9 +87,9 @@ class Sources:
         merged: dict[int, str] = {}
         for k, leaf in enumerate(self.leaves):
             labels = np.unique(self.labels[self.part == k]).tolist()
-            is_whole = np.count_nonzero(self.part == k) == len(leaf.dataset)
-            # Labels may count from 1, or only their names, which a Subset that lacks the last or first doesn't show.
-            known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
+            is_whole = len(np.unique(self.index[self.part == k])) == len(leaf.dataset)
+            # Labels or their names may count from 1, or be others, which a Subset that lacks some doesn't show.
+            known = labels if is_whole else leaf.known_labels(progress, len(labels))
             known = {int(label) for label in known if is_int(label)}
             absent = [0] if 0 in known else [label for label in known if label > 0]
             names = class_names(leaf.dataset, labels, absent)
@@ -138,7 +138,7 @@ class Sources:
         return next(iter(found.values()), None)
 
     def _why_not(self, name: str, joint: list[Any], found: list[Any]) -> str | None:
-        """What makes it ambiguous. A label without its part's `target_transform` is another label."""
+        """What makes it ambiguous."""
         if joint:
             return "a joint `transforms`"
         if len(found) > 1:
@@ -147,7 +147,7 @@ class Sources:
             return f"a {type(found[0]).__name__} in its place"
         if any(getattr(layer, name, None) is not None and is_pure(layer) for layer in layers(self.dataset)):
             return "one on a Subset or ConcatDataset, which never applies it"
-        if found and name == "target_transform":
+        if found:
             parts = [self.leaves[k].dataset for k in np.unique(self.part).tolist()]
             if not all(any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts):
                 return "one in only some of its parts"

@@ -7,11 +7,12 @@ import stat
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from threading import Lock
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..marks import is_synthetic
 
@@ -35,6 +36,8 @@ __all__ = [
 # and ICO decodes what it holds before its size can be looked at.
 FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "TIFF", "GIF", "AVIF")
 _MAX_BYTES = 1 << 30  # more than the largest image that `check_size` lets pass has, uncompressed
+
+_LOADING = Lock()
 
 DigestCache = MutableMapping[tuple[str, int, str], str]  # by path, size, and times and inode
 
@@ -144,6 +147,17 @@ def _opened(file: BinaryIO) -> Image.Image:
     return image
 
 
+@contextmanager
+def _whole_only() -> Iterator[None]:
+    """What is cut off is no image, though a script may have told Pillow to make the rest grey."""
+    with _LOADING:
+        told, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = told
+
+
 def open_image(path: str) -> tuple[Image.Image, str]:
     """The image in a file, and the digest of the bytes it was decoded from: the file may be another a moment later."""
     with _open_regular(path) as file:
@@ -153,7 +167,8 @@ def open_image(path: str) -> tuple[Image.Image, str]:
         file.seek(0)
         data = file.read()
     image = _opened(io.BytesIO(data))
-    image.load()
+    with _whole_only():
+        image.load()
     return image, hash_bytes(data)
 
 

@@ -201,9 +201,13 @@ def _word(name: Any) -> str:
         TypeError: It is something else, of which `str` would make a text that means nothing in a prompt.
     """
     if isinstance(name, str | bytes):
-        return name.decode("utf-8", "replace") if isinstance(name, bytes) else str.__str__(name)  # an Enum's value
-    if isinstance(name, int | float | np.generic | os.PathLike):
+        text = name.decode("utf-8", "replace") if isinstance(name, bytes) else str.__str__(name)  # an Enum's value
+        if text.strip():
+            return text
+    if is_int(name):
         return str(name)
+    if isinstance(name, os.PathLike):
+        return os.path.basename(name)
     raise TypeError(
         f"`classes` and `class_to_idx` must name classes by str, but got {brief(repr(name))}. Correct them."
     )

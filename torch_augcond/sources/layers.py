@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.vision import StandardTransform
 
-from .loaders import DEFAULT_LOADERS, careful_loader
+from .loaders import careful_loader, is_default
 from .standins import Untouched
 
 __all__ = [
@@ -118,7 +118,7 @@ def transforms_off(dataset: Any) -> tuple[Any, dict[str, Untouched]]:
 
 def _is_changed(dataset: Any) -> bool:
     is_set = any(getattr(dataset, name, None) is not None for name in TRANSFORMS)
-    return is_set or any(getattr(dataset, "loader", None) is loader for loader in DEFAULT_LOADERS)
+    return is_set or is_default(getattr(dataset, "loader", None))
 
 
 def own_copy(dataset: Any) -> Any:
@@ -152,8 +152,8 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
         return made[id(dataset)]
     made[id(dataset)] = raw = _twin(dataset)
     for name, value in _attributes(raw).items():
-        is_default = name == "loader" and any(value is loader for loader in DEFAULT_LOADERS)
-        if (own := careful_loader if is_default else _own(value, stands, made)) is not value:
+        own = careful_loader if name == "loader" and is_default(value) else _own(value, stands, made)
+        if own is not value:
             _put(raw, name, own)
     for name, stand in stands.items():
         if isinstance(getattr(type(dataset), name, None), property):  # what it sets may be the user's: it stays, and

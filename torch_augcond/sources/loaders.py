@@ -5,13 +5,20 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from PIL import Image
-from torchvision.datasets.folder import default_loader, pil_loader
+from torchvision import get_image_backend
+from torchvision.datasets import folder
 
 from .images import hash_bytes, open_image
 
-__all__ = ["DEFAULT_LOADERS", "careful_loader", "is_named", "what_loads"]
+__all__ = ["careful_loader", "is_default", "is_named", "what_loads"]
 
-DEFAULT_LOADERS = (default_loader, pil_loader)
+DEFAULT_LOADERS = (folder.default_loader, folder.pil_loader)
+
+
+def is_default(loader: Any) -> bool:
+    """Whether it opens a file by Pillow as torchvision does, unless somebody has put another function in its place."""
+    ours = folder.pil_loader is DEFAULT_LOADERS[1] and get_image_backend() == "PIL"
+    return ours and any(loader is one for one in DEFAULT_LOADERS)
 
 
 def careful_loader(path: str) -> Image.Image:
@@ -32,7 +39,7 @@ def what_loads(loader: Any) -> str | None:
 
     Its module isn't told, which is another one where a script is imported and not run.
     """
-    if not is_named(loader):
+    if not is_named(loader) or any(loader is one for one in DEFAULT_LOADERS):  # of which is_default said no
         return None
     try:
         code = b"".join(_code(loader, set())) if isinstance(loader, FunctionType) else b""

@@ -27,7 +27,7 @@ from .images import (
 )
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, own_copy
-from .loaders import DEFAULT_LOADERS, is_named, what_loads
+from .loaders import is_default, is_named, what_loads
 from .raw import NotRaw, RawItems, drawn_alike, random_kept
 
 __all__ = ["Progress", "flatten", "is_pure"]
@@ -57,7 +57,7 @@ class _Folder:
     def read(self, index: int) -> tuple[Any, str | None]:
         """The image and its `digest`, if it has one: of the very bytes that were decoded."""
         path = self.samples[index][0]
-        if self.dataset.loader in DEFAULT_LOADERS:
+        if is_default(self.dataset.loader):
             return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
         check_regular(path)
         check_header(path)
@@ -66,7 +66,7 @@ class _Folder:
     def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
         """Of a file's bytes. None with a user's own loader: what it makes of them may depend on the path, too."""
         path = self.samples[index][0]
-        is_read = self.dataset.loader in DEFAULT_LOADERS and os.path.isfile(path)
+        is_read = is_default(self.dataset.loader) and os.path.isfile(path)
         return file_digest(path, cache) if is_read else None
 
     def entry(self, index: int) -> tuple[str, int, str] | None:
@@ -91,7 +91,7 @@ class _Folder:
     def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
         return None  # and an image
 
-    def known_labels(self, progress: Progress, must_read: bool) -> list[Any]:
+    def known_labels(self, progress: Progress, seen: int) -> list[Any]:
         return [label for _, label in self.samples]
 
     def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
@@ -113,7 +113,7 @@ class _Folder:
         """Where it lies; besides, what chose and reads its files if that is no plain scan."""
         dataset, root = self.dataset, os.path.abspath(self.dataset.root)
         text = f"{type(dataset).__qualname__}:{root}"
-        if dataset.loader not in DEFAULT_LOADERS:
+        if not is_default(dataset.loader):
             text += f" {dataset.loader.__qualname__ if is_named(dataset.loader) else _first(self)}"
         if dataset.extensions is not None and tuple(dataset.extensions) != IMG_EXTENSIONS:
             text += f" {sorted(dataset.extensions)}"
@@ -206,9 +206,14 @@ class _Items:
         self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
         return labels
 
-    def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
-        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
-        if self.believed or not must_read or not self._named():
+    def known_labels(self, progress: Progress, seen: int) -> Sequence[Any]:
+        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read.
+
+        Args:
+            seen: How many there are in the Subset; if there is no name without one, the others aren't asked.
+        """
+        names = [getattr(self.dataset, name) for name in self._named()]
+        if self.believed or all(len(some) <= seen for some in names if hasattr(some, "__len__")):
             return self.believed[1] if self.believed else ()
         return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
 

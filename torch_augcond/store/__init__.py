@@ -19,7 +19,7 @@ from . import config, scan
 from .disk import Immovable, explained, is_regular, make_aside, make_folder, move, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
-from .names import aside_of, escape_class, unescape_class
+from .names import aside_of, escape_class, place_of, unescape_class
 from .records import Failures, Stock
 from .turns import Turns
 
@@ -78,7 +78,7 @@ class Store:
     def __init__(self, root: str | os.PathLike):
         if not isinstance(root, (str, os.PathLike)):
             raise TypeError(f"`root` must be a path, but got {type(root).__name__}.")
-        self.root = Path(root).expanduser().absolute()
+        self.root = place_of(root)
         self.aside = aside_of(self.root)
         self._shelf = self.aside / "stale"
         self._extension: str | None = None
@@ -149,8 +149,8 @@ class Store:
         return self.root / escape_class(class_name) / f"{key}.{self._extension}"
 
     def has(self, class_name: str, key: str) -> bool:
-        """Whether there is such an image; it isn't opened."""
-        return is_regular(self.path(class_name, key))
+        """Whether there is such an image; it isn't opened. A link in a class folder's place leads elsewhere."""
+        return is_regular(path := self.path(class_name, key)) and not path.parent.is_symlink()
 
     def present(self, plan: Plan) -> np.ndarray:
         """Which recipes have an image: names only, no file is opened (`verify` does that).

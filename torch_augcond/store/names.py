@@ -1,6 +1,7 @@
 """Class names of any kind as names of folders."""
 
 import hashlib
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +57,12 @@ def _shorten(chars: list[str], name: str) -> str:
             break
         kept += char
     return kept + ending
+
+
+def place_of(path: str | os.PathLike) -> Path:
+    """Absolute, and without ``..``: a root's name is that of a folder, and what is set aside lies beside it."""
+    path = Path(path).expanduser().absolute()
+    return path.resolve() if ".." in path.parts else path
 
 
 def aside_of(root: Path) -> Path:
