@@ -24,6 +24,16 @@ BEAT_SECONDS = 5.0
 STALLED_SECONDS = 50.0  # a process that was at work and is silent for so long has died
 ABSENT_SECONDS = 600.0  # a process that hasn't shown up yet may still be loading its libraries or data
 _STORE_TIMEOUT = timedelta(seconds=10)
+_started = time.monotonic()
+
+
+def _start() -> None:
+    global _started
+    _started = time.monotonic()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start)
 
 
 def parse(text: str) -> Shard:
@@ -126,8 +136,9 @@ class Pulse:
 class Heartbeat:
     """While its ``with`` block runs, shows the other processes that this one is alive.
 
-    Touches a file in the root every five seconds; `since` is the first time, by the clock of the file system. The
-    file's name tells the others what this process makes; after an error it stays, for those who haven't seen it yet.
+    Touches a file in the root every five seconds; `since` is when this process started, by the clock of the file
+    system: the others of its run show themselves later than that, though perhaps before it does. The file's name tells
+    the others what this process makes; after an error it stays, for those who haven't seen it yet.
 
     Args:
         root: The store's directory.
@@ -147,7 +158,8 @@ class Heartbeat:
 
     def __enter__(self) -> "Heartbeat":
         self._touch()
-        self.since = _changed(self.path)
+        if (now := _changed(self.path)) is not None:
+            self.since = now - int(1e9 * (time.monotonic() - _started))
         self._pulse.__enter__()
         return self
 
