@@ -2,6 +2,7 @@
 
 import math
 import os
+import warnings
 from collections import UserDict, UserList
 from enum import Enum
 from types import MappingProxyType
@@ -127,13 +128,13 @@ def test_names_that_are_no_str(folder):
     for classes in ([b"cat", b"dog"], list(Animal), np.array(["cat", "dog"], "S3"), [["cat"], ("dog",)]):
         assert Sources.from_dataset(Files(folder, classes=classes)).classes == ["cat", "dog"]
     assert Sources.from_dataset(FromOne(folder, classes=[None, "dog", "cat"])).classes == ["dog", "cat"]
-    for wrong in (
-        [{"name": "cat"}, {"name": "dog"}],
-        [(1, "cat"), (0, "dog")],
-        ["cat", math.nan],
-        ["", "b"],
-        [0.0, 1.0],
-    ):
+    for first in ("", None, "N/A", "__background__"):
+        with warnings.catch_warnings(action="error"):
+            named = Sources.from_dataset(FromOne(folder, classes=[first, "cat", "dog"])).class_of
+        assert (named[1], named[2]) == ("cat", "dog")
+    with pytest.raises(ValueError, match="has no name for 0"):
+        Sources.from_dataset(Files(folder, classes=["", "b"]))
+    for wrong in ([{"name": "cat"}, "dog"], [(1, "cat"), (0, "dog")], ["cat", math.nan], ["cat", " "], [0.0, 1.0]):
         with pytest.raises(TypeError, match="`classes` and `class_to_idx` must name classes by str, but got"):
             Sources.from_dataset(Files(folder, classes=wrong))
 

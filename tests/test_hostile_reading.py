@@ -102,6 +102,9 @@ def test_names_of_a_subset(folder):
     part = Subset(ImageFolder(folder), range(10))
     part.classes, part.class_to_idx = ["cat", "dog"], None
     assert Sources.from_dataset(part).classes == ["cat", "dog"]
+    for fewer in (["cat"], 2, {"cat": 0}):  # what is no list of names names nothing
+        part.classes = fewer
+        assert Sources.from_dataset(part).classes == ["cat", "dog"]
     part.classes = ["tabby", "dog"]
     with pytest.raises(
         ValueError, match="of a Subset must agree with the dataset in it, but label 0 is 'tabby' and 'cat'"

@@ -47,6 +47,7 @@ def test_names_that_mean_nothing_warn(name, recwarn):
             ValueError,
             "in the order of the classes, which is Zebra, ant, but",
         ),
+        ((["10", "9"], "{}", ["ten", "nine"]), ValueError, "of a list, '10' would be 'ten'"),
         ((["a"], "{}", [""]), TypeError, "`class_names` must be"),
         (
             (["a"], {"a": "a {}"}),

@@ -74,10 +74,12 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
             f"`class_names` must be in the order of the classes, which is {brief(', '.join(classes))}, but got "
             f"{brief(', '.join(names))}. Give a dict."
         )
-    if all(name.isdecimal() for name in classes) and list(classes) != sorted(classes, key=int):
+    in_order = sorted(classes, key=int) if all(name.isdecimal() for name in classes) else list(classes)
+    if list(classes) != in_order:
+        place = next(i for i, name in enumerate(in_order) if name != classes[i])
         raise ValueError(
-            f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[2]!r} "
-            f"would be {names[2]!r}. Give {{{classes[0]!r}: …, {classes[1]!r}: …}}."
+            f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[place]!r} "
+            f"would be {names[place]!r}. Give {{{classes[0]!r}: …, {classes[1]!r}: …}}."
         )
 
 

@@ -23,6 +23,15 @@ __all__ = [
     "warn_of_unused",
 ]
 
+_NO_CLASS = {
+    "n/a",
+    "none",
+    "background",
+    "unlabeled",
+    "unlabelled",
+    "unknown",
+}  # what stands at 0 where labels begin at 1
+
 
 def is_int(value: Any) -> bool:
     """An int of Python, numpy or torch (0-d), but no bool."""
@@ -82,7 +91,7 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
     if options and len(options[0]) < len(to_idx):  # ImageNet's has every synonym
         options = [] if classes and _agree(classes, to_idx) else [_joined(to_idx)]
     if isinstance(classes, (list, tuple)):
-        options.append({label: name for label, name in enumerate(classes) if name is not None})
+        options.append({label: name for label, name in enumerate(classes) if name is not None and name != ""})
     elif isinstance(classes, dict) and all(map(is_int, classes)):
         options.append({int(label): name for label, name in classes.items()})
     for names in options:
@@ -107,6 +116,8 @@ def _plain(names: Any) -> Any:
 def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:
     """Where all labels are fewer than their names, and count from 0 or 1, they may be others than the names are for."""
     low, unused = min(known, default=0), sorted(names.keys() - known)
+    if unused == [0] and names[0].strip("_").casefold() in _NO_CLASS:
+        return
     if known and unused and low <= 1 and set(known) == set(range(low, low + len(known))):
         warn(
             f"{len(names)} classes have names, but no image has the label {listed(unused)}. Names are given by label: "
@@ -136,16 +147,11 @@ def check_same_names(holder: Any, names: dict[int, str]) -> None:
         ValueError: They aren't.
     """
     given = {name: value for name, value in vars(holder).items() if name in ("class_to_idx", "classes")}
-    if not any(value is not None for value in given.values()):
-        return
-    try:
-        found = class_names(SimpleNamespace(**given), sorted(names))
-    except ValueError:
-        found = {}
-    if wrong := [label for label in names if found.get(label) != names[label]]:
+    found = class_names(SimpleNamespace(**given), [])  # those of its own images only, perhaps
+    if wrong := [label for label in names.keys() & found.keys() if found[label] != names[label]]:
         raise ValueError(
             f"`{'` and `'.join(given)}` of a {type(holder).__name__} must agree with the dataset in it, but label "
-            f"{wrong[0]} is {found.get(wrong[0])!r} and {names[wrong[0]]!r}. Set them on that dataset, or pass "
+            f"{wrong[0]} is {found[wrong[0]]!r} and {names[wrong[0]]!r}. Set them on that dataset, or pass "
             "`class_names`."
         )
 
