@@ -1,9 +1,10 @@
 """What datasets of one's own do while they are read, and what is changed after the set was made."""
 
 import os
+import shutil
 import sys
 from collections import deque
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,10 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import Grayscale
 
-from torch_augcond import AugConditionedSynthetic, EmbedMixup
+from torch_augcond import AugConditionedSynthetic, EmbedMixup, job
 from torch_augcond.cli import main, preview
 from torch_augcond.request import Request
-from torch_augcond.sources import Sources
+from torch_augcond.sources import Sources, loaders
 
 
 @pytest.fixture
@@ -96,6 +97,71 @@ def test_watching_leaves_a_profiler_alone(folder):
     finally:
         sys.setprofile(None)
     assert calls
+
+
+def test_a_database_that_is_opened_once_in_a_process(folder, tmp_path):
+    opened = []
+
+    class Database(Files):
+        env = None
+
+        def __getitem__(self, i):
+            if self.env is None:
+                if opened:
+                    raise RuntimeError("it is already open in this process")
+                self.env = opened.append(self) or True
+            return super().__getitem__(i)
+
+    assert len(made(Database(folder, ToFloat()), tmp_path / "set")) == 10
+
+
+class Series:
+    """As that of pandas: `[]` goes by an index, iteration by order."""
+
+    def __init__(self, values, index):
+        self.values, self.index = values, list(index)
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, key):
+        return self.values[self.index.index(key)]
+
+    def keys(self):
+        return self.index
+
+    def tolist(self):
+        return self.values
+
+
+def test_a_series_is_taken_as_torch_takes_it(folder):
+    real = Subset(ImageFolder(folder), Series([0, 1, 9], [2, 0, 1]))
+    sources = Sources.from_dataset(real)
+    assert sources.labels.tolist() == [real[i][1] for i in range(3)] == [0, 1, 0]
+    assert Sources.from_dataset(Files(folder, classes=Series(["a", "b"], [0, 1]))).classes == ["a", "b"]
+    with pytest.raises(ValueError, match="with the index 1, 0: is its order meant, or its index"):
+        Sources.from_dataset(Files(folder, classes=Series(["a", "b"], [1, 0])))
+
+
+def test_what_an_earlier_set_has_left_is_said(folder, tmp_path):
+    content = (folder / "cat" / "0.png").read_bytes()
+    made(ImageFolder(folder), tmp_path / "set")
+    (folder / "cat" / "0.png").unlink()
+    with pytest.warns(UserWarning, match="were set aside"):
+        made(ImageFolder(folder), tmp_path / "set")
+    shutil.rmtree(tmp_path / "set")
+    (folder / "cat" / "0.png").write_bytes(content)
+    with pytest.warns(
+        UserWarning, match="1 images were taken back from .*stale, where an earlier set of this name has"
+    ):
+        made(ImageFolder(folder), tmp_path / "set")
+
+
+def test_a_folder_that_is_called_like_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sd21-unclip").mkdir()
+    hub = "sd2-community/stable-diffusion-2-1-unclip@0123"
+    assert job._made_by(hub, "sd21-unclip") and job._doubt("my model: v2@1", "my model: v2") is None
 
 
 def test_names_of_a_subset(folder):
@@ -256,6 +322,9 @@ def test_a_function_in_the_place_of_torchvisions_loader(folder, monkeypatch):
     other = Sources.from_dataset(ImageFolder(folder))
     assert other.digest(0) != plain
     assert np.asarray(other.image(0)).std(axis=-1).max() == 0
+    monkeypatch.undo()
+    grey = FunctionType(Reader.__getitem__.__code__.replace(co_name="default_loader"), {})  # named so, and not there
+    assert not loaders.is_default(grey) and loaders.is_default(ImageFolder(folder).loader)
 
 
 def test_a_cut_off_image_is_none_whatever_a_script_has_told_pillow(folder, tmp_path, monkeypatch):

@@ -41,6 +41,8 @@ def as_float(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -
 
 def as_indices(indices: Iterable[Any], length: int) -> list[int]:
     """A Subset's indices as ints that its dataset of this length has; as there, -1 is the last one."""
+    if hasattr(indices, "keys"):  # of a Series torch takes what has the label 0, 1, 2 …
+        indices = [indices[k] for k in range(len(indices))]
     indices = [as_int("Subset.indices", i) for i in (indices.tolist() if hasattr(indices, "tolist") else indices)]
     if wrong := [i for i in indices if not -length <= i < length]:
         raise ValueError(f"`Subset.indices` must lie in its dataset of {length} items, but got {listed(wrong)}.")

@@ -68,9 +68,17 @@ class Job:
         self.unreadable: dict[int, UnreadableImage] = {}
         self.plan = self._plan()
         if write:
-            self.store.restore(self.plan)
+            self._restore()
             self._set_stale_aside()
             self._record_unreadable()
+
+    def _restore(self) -> None:
+        is_new = not self.store.present(self.plan).any()
+        if (count := self.store.restore(self.plan)) and is_new:
+            warn(
+                f"{count} images were taken back from {self.store.aside / 'stale'}, where an earlier set of this name "
+                "has left them. To make all anew, delete that folder as well."
+            )
 
     def _recorded(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -290,7 +298,7 @@ def _made_by(fingerprint: str, name: str) -> bool:
     """Whether the generator of that name may have this fingerprint, as far as can be told without the network."""
     from .generators.checkpoints import MIRRORS, find_checkpoint
 
-    if name == "tiny" or os.path.isdir(name):
+    if name == "tiny" or (name not in MIRRORS and os.path.isdir(name)):
         with suppress(FileNotFoundError):
             # What follows a "+" are options of loading; whether they are the same is known once it is loaded.
             return fingerprint.partition("+")[0] == find_checkpoint(name).fingerprint

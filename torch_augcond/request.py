@@ -184,7 +184,9 @@ class Request:
 
         if self.is_loaded:
             name = self.generator.fingerprint
-        elif self.generator_name == "tiny" or os.path.isdir(self.generator_name):
+        elif self.generator_name == "tiny" or (
+            self.generator_name not in MIRRORS and os.path.isdir(self.generator_name)
+        ):
             name = find_checkpoint(self.generator_name).fingerprint
         else:
             name = self.generator_name
@@ -195,6 +197,8 @@ class Request:
 
     def command(self) -> str | None:
         """The shell command that makes this set; None where no command can say the same."""
+        from .generators.checkpoints import MIRRORS
+
         plain = (str, os.PathLike, int, float, type(None))
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "dataset"}
         if not _is_plain_folder(self.dataset) or not all(isinstance(value, plain) for value in options.values()):
@@ -203,7 +207,7 @@ class Request:
         words = ["torch-augcond", "generate", os.path.abspath(self.dataset.root)]
         for name, value in options.items():
             if value != defaults[name]:
-                is_folder = name == "root" or (name == "generator" and os.path.isdir(value))
+                is_folder = name == "root" or (name == "generator" and value not in MIRRORS and os.path.isdir(value))
                 option, text = "--" + name.replace("_", "-"), str(place_of(value) if is_folder else value)
                 words += [f"{option}={text}"] if text.startswith("-") else [option, text]
         return shlex.join(words)

@@ -139,7 +139,10 @@ def cached_commit(repo: str) -> str | None:
     """Of a repository on the Hub, the commit that loading it takes where the Hub can't be reached; None if none."""
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(repo, INDEX)
+    try:
+        index = try_to_load_from_cache(repo, INDEX)
+    except ValueError:  # a name that none there can have
+        return None
     return Path(index).parent.name if isinstance(index, str) else None
 
 

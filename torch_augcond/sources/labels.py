@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -108,7 +108,13 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
 def _plain(names: Any) -> Any:
     """As a dict or list, of whatever kind of mapping or sequence it is (a Series, a configuration)."""
     if hasattr(names, "keys"):
-        return {key: names[key] for key in names.keys()}  # noqa: SIM118 - a Series iterates over its values
+        keys = list(names.keys())
+        if not isinstance(names, Mapping) and all(map(is_int, keys)) and keys != list(range(len(keys))):
+            raise ValueError(
+                f"`classes` must be a list in the order of the labels or a dict, but got a {type(names).__name__} with "
+                f"the index {listed(keys)}: is its order meant, or its index? Take `.tolist()` or `.to_dict()`."
+            )
+        return {key: names[key] for key in keys}  # a Series iterates over its values
     is_many = isinstance(names, Collection) and not isinstance(names, str | tuple | set | frozenset)
     return list(names) if is_many else names
 
@@ -146,7 +152,7 @@ def check_same_names(holder: Any, names: dict[int, str]) -> None:
     Raises:
         ValueError: They aren't.
     """
-    given = {name: value for name, value in vars(holder).items() if name in ("class_to_idx", "classes")}
+    given = {name: getattr(holder, name) for name in ("class_to_idx", "classes") if hasattr(holder, name)}
     found = class_names(SimpleNamespace(**given), [])  # those of its own images only, perhaps
     if wrong := [label for label in names.keys() & found.keys() if found[label] != names[label]]:
         raise ValueError(

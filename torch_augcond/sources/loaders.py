@@ -12,13 +12,15 @@ from .images import hash_bytes, open_image
 
 __all__ = ["careful_loader", "is_default", "is_named", "what_loads"]
 
-DEFAULT_LOADERS = (folder.default_loader, folder.pil_loader)
-
 
 def is_default(loader: Any) -> bool:
     """Whether it opens a file by Pillow as torchvision does, unless somebody has put another function in its place."""
-    ours = folder.pil_loader is DEFAULT_LOADERS[1] and get_image_backend() == "PIL"
-    return ours and any(loader is one for one in DEFAULT_LOADERS)
+    return _is_torchvisions(loader) and _is_torchvisions(folder.pil_loader) and get_image_backend() == "PIL"
+
+
+def _is_torchvisions(loader: Any) -> bool:
+    code = getattr(loader, "__code__", None)
+    return code is not None and code.co_filename == folder.__file__ and code.co_name in ("default_loader", "pil_loader")
 
 
 def careful_loader(path: str) -> Image.Image:
@@ -39,7 +41,7 @@ def what_loads(loader: Any) -> str | None:
 
     Its module isn't told, which is another one where a script is imported and not run.
     """
-    if not is_named(loader) or any(loader is one for one in DEFAULT_LOADERS):  # of which is_default said no
+    if not is_named(loader) or _is_torchvisions(loader):  # which calls another one, as `is_default` found
         return None
     try:
         code = b"".join(_code(loader, set())) if isinstance(loader, FunctionType) else b""

@@ -88,7 +88,10 @@ class RawItems:
         if self.is_same:
             return None
         twin, stands = transforms_off(self._dataset)
-        other = self._read(twin, stands, index)
+        try:
+            other = self._read(twin, stands, index)
+        except Exception:  # a database that is opened at the first read, say, and only once in a process
+            return None
         if self._was_missed(stands):
             return _SHARED
         is_decided = not _is_alike(item, other) and _is_alike(item, self._copy[index])
