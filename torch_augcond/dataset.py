@@ -328,7 +328,6 @@ def _find(request: Request) -> Job:
         command = request.command()
         remedy = f"Make them with: {command}" if command else "Make them with the same call and generate=True."
         raise FileNotFoundError(f"{missing} of {request.total()} synthetic images are missing from {root}. {remedy}")
-    _agreed(job)
     job.warn_of_doubt()
     return job
 
