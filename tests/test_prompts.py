@@ -18,6 +18,10 @@ class Series:
     __getitem__ = {"x": "cat", "y": "dog"}.__getitem__
 
 
+def test_class_names_of_numbers_in_an_order_of_their_own():
+    assert build_prompts(["7", "3", "12"], "{}", ["seven", "three", "twelve"])["12"] == "twelve"
+
+
 def test_class_names():
     assert build_prompts(["x", "y"], "{}!", Series()) == {"x": "cat!", "y": "dog!"}
     assert build_prompts(["x", "y"], "{}!", ["cat", "dog"]) == {"x": "cat!", "y": "dog!"}

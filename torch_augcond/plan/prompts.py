@@ -75,7 +75,7 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
             f"{brief(', '.join(names))}. Give a dict."
         )
     in_order = sorted(classes, key=int) if all(name.isdecimal() for name in classes) else list(classes)
-    if list(classes) != in_order:
+    if list(classes) != in_order and list(classes) == sorted(classes):
         place = next(i for i, name in enumerate(in_order) if name != classes[i])
         raise ValueError(
             f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[place]!r} "

@@ -132,7 +132,7 @@ class Sources:
         joint, found = [], {}
         for dataset in layers(self.dataset):
             joint += [t for t in [joint_transforms(dataset)] if t]
-            found |= {id(t): t for t in [getattr(dataset, name, None)] if t is not None}
+            found |= {id(t): t for t in [getattr(dataset, name, None)] if t is not None and t is not False}
         if why := self._why_not(name, joint, list(found.values())):
             raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{name}=` explicitly.")
         return next(iter(found.values()), None)

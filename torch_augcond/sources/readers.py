@@ -212,8 +212,7 @@ class _Items:
         Args:
             seen: How many there are in the Subset; if there is no name without one, the others aren't asked.
         """
-        names = [getattr(self.dataset, name) for name in self._named()]
-        if self.believed or all(len(some) <= seen for some in names if hasattr(some, "__len__")):
+        if self.believed or all(len(getattr(self.dataset, name)) <= seen for name in self._named()):
             return self.believed[1] if self.believed else ()
         return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
 
@@ -228,7 +227,7 @@ class _Items:
         return stand.is_joint
 
     def _named(self) -> list[str]:
-        return [name for name in ("class_to_idx", "classes") if getattr(self.dataset, name, None) is not None]
+        return [name for name in ("class_to_idx", "classes") if hasattr(getattr(self.dataset, name, None), "__len__")]
 
     def _warn_of_names(self, where: str, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
         """Items that contradict labels with a name may mean something else by theirs: prompts are made of names."""
