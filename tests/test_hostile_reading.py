@@ -164,10 +164,10 @@ def test_a_folder_that_is_called_like_a_checkpoint(tmp_path, monkeypatch):
     assert job._made_by(hub, "sd21-unclip") and job._doubt("my model: v2@1", "my model: v2") is None
 
 
-def test_what_stands_for_nothing(folder):
+def test_what_stands_for_nothing(folder, tmp_path):
     real = Files(folder, classes=2, targets=[1] * 10)  # a number of classes, say
     assert Sources.from_dataset(real).labels.tolist() == [0] * 5 + [1] * 5
-    assert Sources.from_dataset(Files(folder, False)).transform is None
+    assert isinstance(made(Files(folder, False), tmp_path / "set")[0][0], Image.Image)
 
 
 def test_names_of_a_subset(folder):

@@ -51,6 +51,7 @@ class _Inherited:
         if self.name in dataset._own:
             return dataset._own[self.name]
         found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
+        found = [None if transform is False else transform for transform in found]
         state = [*found, *map(joint_transforms, dataset._wrapped)]
         if not all(map(_is_same, dataset._checked.setdefault(self.name, state), state)):
             late = self.name == "transform" and "target_transform" not in dataset._own and dataset._real[0].is_joint
