@@ -85,7 +85,7 @@ def test_a_name_that_json_would_change_is_refused(tmp_path):
 
 def test_awkward_classes_on_a_real_disk(tmp_path):
     """Each gets a folder of its own inside the root, which gives its name back."""
-    names = [name for name in AWKWARD if name != SPLIT]
+    names = [name for name in AWKWARD if name != SPLIT and name.strip()]  # a dataset's must say something
     for turn in range(len(names)):
         paint(tmp_path / "real" / f"{turn:03}" / "0.png", str(turn))
     root = tmp_path / "set"

@@ -288,8 +288,9 @@ class TestNames:
 
         with pytest.raises(ValueError, match="`classes` must name every label, but has no name for 2"):
             Sources.from_dataset(part([1, 1, 2]))
-        for labels in ([1, 0, 2], [1, 1, -1]):  # what is left out may have no name
-            assert Sources.from_dataset(part(labels)).classes == ["ant", "bee"]
+        with pytest.warns(UserWarning, match="have the label 2, which has no name: check that 1 means 'bee'"):
+            assert Sources.from_dataset(part([1, 0, 2])).classes == ["ant", "bee"]
+        assert Sources.from_dataset(part([1, 1, -1])).classes == ["ant", "bee"]  # what is left out may have none
         nameless = Items([picture(0)] * 3, [1, 1, 2], targets=[1, 1, 2])
         assert Sources.from_dataset(Subset(nameless, [0, 1])).class_of == {1: "1"}
         dataset = ImageFolder(folder)

@@ -15,6 +15,7 @@ __all__ = ["MODELS", "check_dropout", "check_weights", "content", "functions_of"
 
 _CHOICES = {"gradient_checkpointing", "training", "use_slicing", "use_tiling"}  # of how to compute the same
 _ALIKE = re.compile(r"(Sliced|XFormers|XLA|Fused)?Attn(AddedKV)?Processor(2_0|NPU)?").fullmatch
+_MOVING = re.compile(r".*Offload.*|AlignDevicesHook|LayerwiseCasting.*|PeftInputAutocast.*|SequentialHook").fullmatch
 _SWITCHES = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
 
@@ -29,7 +30,8 @@ def weights_of(pipe: Any) -> Weights:
     Neither devices nor strides nor compilation count. Of the tokenizer all that it does.
     """
     models = {part: _tensors(getattr(pipe, part)) | _modules(getattr(pipe, part)) for part in MODELS}
-    return models | {"pipeline": functions_of(pipe), "tokenizer": {"": _words(pipe.tokenizer)}}
+    parts = {name: functions_of(getattr(pipe, name)) for name in ("image_processor", "image_noising_scheduler")}
+    return models | parts | {"pipeline": functions_of(pipe), "tokenizer": {"": _words(pipe.tokenizer)}}
 
 
 def check_weights(pipe: Any, noted: Weights) -> None:
@@ -123,11 +125,13 @@ def _numbers(module: torch.nn.Module) -> dict[str, Any]:
 def functions_of(thing: Any) -> dict[str, str]:
     """What was put into the place of its methods, and its hooks, by name; compilers and offloading compute the same."""
     own = vars(thing)
-    if "_hf_hook" in own or "_diffusers_hook" in own:  # 8-bit floats are seen by their type
-        return {}
-    replaced = {name: value for name, value in own.items() if not name.startswith("_")}
+    kinds = [type(hook).__name__ for hook in getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
+    kinds += [type(own["_hf_hook"]).__name__] if "_hf_hook" in own else []
+    moved = {"forward"} if kinds else set()  # that of the hooks
+    replaced = {name: value for name, value in own.items() if not name.startswith("_") and name not in moved}
     found = {name: [value] for name, value in replaced.items() if isinstance(value, FunctionType | MethodType)}
     found |= {name: [*own[name].values()] for name in ("_forward_hooks", "_forward_pre_hooks") if own.get(name)}
+    found |= {kind: [kind] for kind in kinds if not _MOVING(kind)}
     ours = {name for name, (first, *_) in found.items() if hasattr(first, "plain")}
     return {name: str([getattr(x, "__qualname__", repr(type(x))) for x in found[name]]) for name in found.keys() - ours}
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from ..checks import brief, check_names, listed, warn
 
@@ -74,13 +75,18 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
             f"`class_names` must be in the order of the classes, which is {brief(', '.join(classes))}, but got "
             f"{brief(', '.join(names))}. Give a dict."
         )
-    in_order = sorted(classes, key=int) if all(name.isdecimal() for name in classes) else list(classes)
+    in_order = sorted(classes, key=_by_number)
     if list(classes) != in_order and list(classes) == sorted(classes):
         place = next(i for i, name in enumerate(in_order) if name != classes[i])
         raise ValueError(
             f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[place]!r} "
             f"would be {names[place]!r}. Give {{{classes[0]!r}: …, {classes[1]!r}: …}}."
         )
+
+
+def _by_number(name: str) -> list[Any]:
+    """ "class_2" before "class_10"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _is_opaque(name: str, prompt: str) -> bool:

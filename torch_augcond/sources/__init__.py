@@ -20,7 +20,16 @@ from .images import (
     readable,
     to_rgb,
 )
-from .labels import check_same_names, class_names, int_labels, is_int, unique, warn_if_exchanged, warn_of_unused
+from .labels import (
+    check_same_names,
+    class_names,
+    int_labels,
+    is_int,
+    unique,
+    warn_if_exchanged,
+    warn_of_nameless,
+    warn_of_unused,
+)
 from .layers import joint_transforms, layers
 from .readers import Progress, flatten, is_pure
 
@@ -88,13 +97,14 @@ class Sources:
         for k, leaf in enumerate(self.leaves):
             labels = np.unique(self.labels[self.part == k]).tolist()
             is_whole = len(np.unique(self.index[self.part == k])) == len(leaf.dataset)
-            # Labels or their names may count from 1, or be others, which a Subset that lacks some doesn't show.
-            known = labels if is_whole else leaf.known_labels(progress, len(labels))
+            # Labels or their names may count from 1, which a Subset that lacks some doesn't show.
+            known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
             known = {int(label) for label in known if is_int(label)}
             absent = [0] if 0 in known else [label for label in known if label > 0]
             names = class_names(leaf.dataset, labels, absent)
             if leaf.by_place:
                 warn_of_unused(names, known)
+                warn_of_nameless(names, set(labels), known)
             for label, name in names.items():
                 if merged.setdefault(label, name) != name:
                     raise ValueError(

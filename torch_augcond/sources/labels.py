@@ -20,6 +20,7 @@ __all__ = [
     "names_binary",
     "unique",
     "warn_if_exchanged",
+    "warn_of_nameless",
     "warn_of_unused",
 ]
 
@@ -128,6 +129,16 @@ def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:
         warn(
             f"{len(names)} classes have names, but no image has the label {listed(unused)}. Names are given by label: "
             f"check that {low} means {names[low]!r}, or correct `classes` and `class_to_idx`."
+        )
+
+
+def warn_of_nameless(names: dict[int, str], labels: Collection[int], known: Collection[int]) -> None:
+    """Where labels that a Subset leaves out have no name, the names may be those of labels from 1."""
+    if missing := sorted(label for label in known - names.keys() if label >= 0):
+        first = min(labels)
+        warn(
+            f"images that aren't in the Subset have the label {listed(missing)}, which has no name: check that {first} "
+            f"means {names[first]!r}, or correct `classes`."
         )
 
 

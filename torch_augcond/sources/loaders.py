@@ -1,7 +1,7 @@
 """The loaders of image folders: torchvision's, and what stands for one of a user's own."""
 
 from collections.abc import Iterator
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, NoneType
 from typing import Any
 
 from PIL import Image
@@ -78,11 +78,11 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
 
 def _text(value: Any) -> bytes:
     """Of a plain value, or a container of such."""
-    if isinstance(value, tuple | list):
+    if type(value) in (tuple, list):
         return repr(type(value)).encode() + b",".join(map(_text, value))
-    if isinstance(value, dict):
+    if type(value) is dict:
         return b"{" + _text(list(value.items()))
-    if value is not None and not isinstance(value, bool | int | float | str | bytes):
+    if type(value) not in (NoneType, bool, int, float, str, bytes):
         raise _Unknown
     return repr(value).encode("utf-8", "surrogatepass")
 

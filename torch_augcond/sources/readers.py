@@ -26,7 +26,7 @@ from .images import (
     to_rgb,
 )
 from .labels import as_label, is_int, names_binary
-from .layers import image_transforms_off, own_copy
+from .layers import image_transforms_off, layers, own_copy
 from .loaders import is_default, is_named, what_loads
 from .raw import NotRaw, RawItems, drawn_alike, random_kept
 
@@ -48,6 +48,11 @@ class _Folder:
     by_place = False  # a label is that of its folder
 
     def __init__(self, dataset: DatasetFolder) -> None:
+        if getattr(dataset.loader, "__module__", "") in ("cv2", "cv2.cv2"):
+            raise TypeError(
+                "`loader` must give red, green and blue in this order, but OpenCV's gives blue first. Use one such as "
+                "lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)."
+            )
         self.dataset = dataset
         self.samples = [pair if type(pair) is tuple else tuple(pair) for pair in dataset.samples]
 
@@ -82,7 +87,7 @@ class _Folder:
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
         samples = [self.samples[i] for i in indices.tolist()]
-        self._check_names(samples)
+        self.check_names(samples)
         return [label for _, label in samples]
 
     def is_joint(self, indices: np.ndarray) -> bool:
@@ -91,10 +96,10 @@ class _Folder:
     def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
         return None  # and an image
 
-    def known_labels(self, progress: Progress, seen: int) -> list[Any]:
+    def known_labels(self, progress: Progress, must_read: bool) -> list[Any]:
         return [label for _, label in self.samples]
 
-    def _check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
+    def check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
         label_of = getattr(self.dataset, "class_to_idx", None)
         if not isinstance(label_of, Mapping):
@@ -192,6 +197,9 @@ class _Items:
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any] | np.ndarray:
         """From `.targets` and its like where they agree with the first, middle and last item; else by reading all."""
+        for folder in layers(self.dataset):
+            if isinstance(folder, DatasetFolder):
+                _Folder(folder).check_names(folder.samples)
         seen = {i: label for i in _probes(indices) if (label := as_label(self._label(i))) is not None}
         for name in _TARGETS:
             values = getattr(self.dataset, name, None)
@@ -206,13 +214,13 @@ class _Items:
         self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
         return labels
 
-    def known_labels(self, progress: Progress, seen: int) -> Sequence[Any]:
+    def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read.
 
-        Args:
-            seen: How many there are in the Subset; if there is no name without one, the others aren't asked.
+        torchvision's own count from 0.
         """
-        if self.believed or all(len(getattr(self.dataset, name)) <= seen for name in self._named()):
+        is_known = getattr(type(self.dataset).__getitem__, "__module__", "").startswith("torchvision.")
+        if self.believed or not must_read or not self._named() or is_known:
             return self.believed[1] if self.believed else ()
         return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
 

@@ -1,5 +1,6 @@
 """What a dataset calls in the place of its transforms while its raw items are read."""
 
+from collections.abc import Mapping
 from numbers import Number
 from typing import Any
 
@@ -25,6 +26,9 @@ class Untouched:
 
     def __call__(self, *args: Any, **fields: Any) -> Any:
         self.given += [*args[:1], *fields.values()]
+        held = args[0] if len(args) == 1 and isinstance(args[0], Mapping | tuple | list) else ()
+        values = [*args[1:], *fields.values(), *(held.values() if isinstance(held, Mapping) else held)]
+        self.is_joint |= any((isinstance(x, Number) and not isinstance(x, bool)) or _is_scalar(x) for x in values)
         if not args:
             return {name: _fresh(value) for name, value in fields.items()}
         if self.is_of == "an image" and isinstance(args[0], str | Number):
@@ -33,6 +37,10 @@ class Untouched:
             return _fresh(args[0])
         self.is_joint = True
         return tuple(map(_fresh, args))
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0
 
 
 def _fresh(value: Any) -> Any:
@@ -52,7 +60,12 @@ def only_moved(image: Any, given: list[Any]) -> bool:
     if isinstance(image, Image.Image) or not given:
         return True
     ours, *counts = map(_counts, [image, *given])
-    return ours is None or any(count is None for count in counts) or bool((ours <= np.sum(counts, axis=0)).all())
+    if ours is None or any(count is None for count in counts):
+        return True
+    theirs = np.sum(counts, axis=0)
+    return bool(
+        (ours <= theirs * -(-ours.sum() // max(theirs.sum(), 1))).all()
+    )  # of a grey one, three channels perhaps
 
 
 def _counts(image: Any) -> np.ndarray | None:

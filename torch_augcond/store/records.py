@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .disk import MAX_METADATA, publish, read_regular, seal_with, sync_folder, unseal_with
+from .disk import MAX_METADATA, explained, publish, read_regular, seal_with, sync_folder, unseal_with
 from .imagefile import extension
 from .names import aside_of, escape_class
 from .scan import images, metadata
@@ -134,7 +134,8 @@ class Stock:
             sync_folder(self._root)
             for file in old:
                 if file != path:
-                    file.unlink(missing_ok=True)
+                    with explained(file):
+                        file.unlink(missing_ok=True)
 
     def _surplus(self, folder: str, listed: np.ndarray, failures: np.ndarray) -> np.ndarray:
         """Those on the list that neither failed nor were set aside as stale."""

@@ -1,0 +1,162 @@
+"""What a dataset does to images behind its transform, and where it keeps them."""
+
+import copy
+import random
+import warnings
+from contextlib import nullcontext
+from types import FunctionType
+
+import numpy as np
+import pytest
+import torch
+from fakes import ToFloat, paint_folder
+from homemade import Files, Holding, SharedDict, made, plus10
+from PIL import Image
+from torch.utils.data import Dataset, Subset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.v2 import RandomCrop
+
+from torch_augcond.sources import Sources
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
+
+
+class Stamped(Dataset):
+    """Images in memory, and a step in place behind the transform."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, images, transform):
+        self.images, self.transform = images, transform
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        image = self.transform(self.images[i])
+        if isinstance(image, Image.Image):
+            image.paste(0, (0, 0, 4, 4))
+        else:
+            image[:4] = 0
+        return image, i % 2
+
+
+def to_pil(array):
+    return [Image.fromarray(x) for x in array]
+
+
+@pytest.mark.parametrize("form", [torch.from_numpy, np.copy, to_pil])
+def test_what_is_done_in_place_behind_a_transform(tmp_path, form):
+    images = form(np.random.default_rng(0).integers(1, 256, (4, 8, 8, 3), np.uint8))
+    if isinstance(images, torch.Tensor):
+        images = images.movedim(-1, 1).contiguous()
+    before = [np.asarray(image).copy() for image in images]
+    with (
+        nullcontext() if form is to_pil else pytest.raises(RuntimeError, match="changes the values of an image behind")
+    ):
+        made(Stamped(images, copy.deepcopy), tmp_path / "set")
+    assert all(np.array_equal(np.asarray(image), x) for image, x in zip(images, before, strict=True))
+
+
+class Arrays(Stamped):
+    """Steps behind the transform that are meant for floats."""
+
+    def __init__(self, step, form=np.asarray):
+        numbers = np.random.default_rng(0)
+        super().__init__([form(numbers.integers(0, 256, (8, 8, 3), np.uint8)) for _ in range(4)], None)
+        self.step, self.transform = step, lambda image: np.asarray(image) / 255
+
+    def __getitem__(self, i):
+        return self.step(self.transform(self.images[i])), i % 2
+
+
+@pytest.mark.parametrize("form", [np.asarray, Image.fromarray])
+def test_steps_for_floats_behind_a_transform(tmp_path, form):
+    for step in (lambda x: np.asarray(x) * 2 - 1, lambda x: 1 - np.asarray(x), lambda x: np.multiply(x, 2, dtype="u1")):
+        with pytest.raises(RuntimeError, match="those of bytes wrap around. Make such steps part of the `transform`"):
+            made(Arrays(step, form), tmp_path / "set")
+    for step in (lambda x: torch.tensor(np.asarray(x)).permute(2, 0, 1), lambda x: np.asarray(x)[2:, ::-1]):
+        assert len(made(Arrays(step, form), tmp_path / step.__qualname__, transform=str)) == 4
+
+
+@pytest.mark.parametrize("given", [{}, {"target_transform": plus10}])
+def test_a_shared_cache_of_labels(folder, tmp_path, given):
+    class Cached(Files):
+        def __getitem__(self, i):
+            if i not in self.cache:
+                self.cache[i] = self.target_transform(self.files[i][1])
+            return Image.open(self.files[i][0]), self.cache[i]
+
+    real = Cached(folder, None, plus10, cache=SharedDict())
+    with pytest.raises((ValueError, RuntimeError), match="keeps what it has read where its copies find it"):
+        made(real, tmp_path / "set", **given)
+    assert len(real.cache) == 1
+
+
+def test_a_shared_cache_of_some_items(folder, tmp_path):
+    class Cached(Files):
+        def __getitem__(self, i):
+            if i < 3:
+                return super().__getitem__(i)
+            if i not in self.cache:
+                self.cache[i] = super().__getitem__(i)
+            return self.cache[i]
+
+    real = Cached(folder, ToFloat(), cache=SharedDict())
+    with pytest.raises((ValueError, RuntimeError), match="keeps what it has read where its copies find it"):
+        made(real, tmp_path / "set")
+    assert len(real.cache) < 4
+
+
+class Twice(Files):
+    """Goes on to change an image that its transform has changed."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return (image * 2 if torch.is_tensor(image) else image), label
+
+
+class Cropped(Holding):
+    """What a wrapper does to images besides is no transform of theirs."""
+
+    def __getitem__(self, i):
+        image, label = self.inner[i]
+        return image[:, :10, :10] if torch.is_tensor(image) else image, label
+
+
+def test_a_grey_image_that_is_given_three_channels(tmp_path):
+    real = Arrays(lambda x: np.stack([np.asarray(x)] * 3, -1), lambda array: np.asarray(array)[..., 0])
+    assert len(made(real, tmp_path / "set", transform=str)) == 4
+
+
+def test_the_loader_of_opencv(folder):
+    loader = FunctionType(ToFloat.__call__.__code__, {"__name__": "cv2"})
+    with pytest.raises(
+        TypeError, match="`loader` must give red, green and blue in this order, but OpenCV's gives blue"
+    ):
+        Sources.from_dataset(ImageFolder(folder, loader=loader))
+
+
+def test_images_that_more_than_the_transform_changes(folder, tmp_path):
+    told = "item 0 of the dataset has another image than its `transform` makes of the raw one: synthetic images won't"
+    for real in (Twice(folder, ToFloat()), Cropped(Files(folder, ToFloat())), Subset(Twice(folder, ToFloat()), [0, 9])):
+        with pytest.warns(UserWarning, match=told):
+            made(real, tmp_path / str(len(real)) / type(real).__name__)
+    with warnings.catch_warnings(action="error"):
+        made(Twice(folder, ToFloat()), tmp_path / "own", transform=ToFloat())
+        made(Twice(folder), tmp_path / "none")
+        made(Files(folder, RandomCrop(9)), tmp_path / "random")
+        made(Files(folder, Own()), tmp_path / "unknown")
+
+
+class Own:
+    """Draws numbers of its own, so that nobody can tell what else happens."""
+
+    def __init__(self):
+        self.draws = random.Random(0)
+
+    def __call__(self, image):
+        return image.rotate(self.draws.random())
