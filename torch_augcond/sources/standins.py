@@ -26,9 +26,7 @@ class Untouched:
 
     def __call__(self, *args: Any, **fields: Any) -> Any:
         self.given += [*args[:1], *fields.values()]
-        held = args[0] if len(args) == 1 and isinstance(args[0], Mapping | tuple | list) else ()
-        values = [*args[1:], *fields.values(), *(held.values() if isinstance(held, Mapping) else held)]
-        self.is_joint |= any((isinstance(x, Number) and not isinstance(x, bool)) or _is_scalar(x) for x in values)
+        self.is_joint |= any(map(_is_label, [*args[1:], *fields.values(), *_held(*args[:1])]))
         if not args:
             return {name: _fresh(value) for name, value in fields.items()}
         if self.is_of == "an image" and isinstance(args[0], str | Number):
@@ -39,8 +37,17 @@ class Untouched:
         return tuple(map(_fresh, args))
 
 
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0
+def _held(sample: Any = ()) -> list[Any]:
+    """What a sample is made of."""
+    if isinstance(sample, Mapping):
+        return list(sample.values())
+    return list(sample) if isinstance(sample, tuple | list) else []
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return value.ndim == 0
+    return isinstance(value, Number) and not isinstance(value, bool)
 
 
 def _fresh(value: Any) -> Any:
@@ -63,9 +70,8 @@ def only_moved(image: Any, given: list[Any]) -> bool:
     if ours is None or any(count is None for count in counts):
         return True
     theirs = np.sum(counts, axis=0)
-    return bool(
-        (ours <= theirs * -(-ours.sum() // max(theirs.sum(), 1))).all()
-    )  # of a grey one, three channels perhaps
+    times = -(-ours.sum() // max(theirs.sum(), 1))  # of a grey image, three channels perhaps
+    return bool((ours <= theirs * times).all())
 
 
 def _counts(image: Any) -> np.ndarray | None:
