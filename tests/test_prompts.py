@@ -52,6 +52,11 @@ def test_names_that_mean_nothing_warn(name, recwarn):
             "in the order of the classes, which is Zebra, ant, but",
         ),
         ((["c_1", "c_10", "c_2"], "{}", [*"abc"]), ValueError, "of a list, 'c_10' would be 'b'"),
+        (
+            (["1", "10", "2"], "{}", [1, 2, 10]),
+            ValueError,
+            "in the order of the classes, which is 1, 10, 2, but got 1, 2, 10",
+        ),
         ((["10", "9"], "{}", ["ten", "nine"]), ValueError, "of a list, '10' would be 'ten'"),
         ((["a"], "{}", [""]), TypeError, "`class_names` must be"),
         (

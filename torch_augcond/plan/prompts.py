@@ -73,7 +73,7 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
     if ours != theirs and sorted(ours) == sorted(theirs):
         raise ValueError(
             f"`class_names` must be in the order of the classes, which is {brief(', '.join(classes))}, but got "
-            f"{brief(', '.join(names))}. Give a dict."
+            f"{brief(', '.join(map(str, names)))}. Give a dict."
         )
     in_order = sorted(classes, key=_by_number)
     if list(classes) != in_order and list(classes) == sorted(classes):
@@ -85,7 +85,7 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _by_number(name: str) -> list[Any]:
-    """ "class_2" before "class_10"."""
+    """A key that puts class_2 before class_10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
