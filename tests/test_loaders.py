@@ -187,6 +187,31 @@ UNCERTAIN = {
     "an array": "import numpy\na = numpy.full(5000, 3)\na[2500] = {n}\ndef size():\n    return int(a[2500])\n",
     "an attribute of a function": "def size():\n    return size.n\nsize.n = {n}\n",
 }
+
+MASKED = """
+from PIL import Image
+SUFFIX = "{suffix}"
+def read(path):
+    '''Under its mask.'''
+    size = tuple(map(int, open({mask}).read().split()))
+    return Image.open(path).convert("RGB").resize(size=size, resample=Image.Resampling.BICUBIC)
+"""
+
+
+@pytest.mark.parametrize("mask", ["path + '.txt'", "path.replace('png', 'txt')", "path + SUFFIX", "f'{path}.txt'"])
+def test_one_that_reads_another_file_is_asked_each_time(folder, monkeypatch, mask):
+    monkeypatch.setattr(images, "_SETTLED_NS", -1)
+    module, cache = ModuleType("user_loader"), {}
+    exec(MASKED.format(mask=mask, suffix=".txt"), vars(module))
+    found = []
+    for size in ("4 5", "5 4"):
+        for path in list(folder.glob("*/*.png")):
+            for mask in (f"{path}.txt", str(path).replace("png", "txt")):
+                Path(mask).write_text(size)
+        found.append(digests(folder, module.read, cache))
+    assert not {*found[0]} & {*found[1]} and not cache
+
+
 READ = "\nfrom PIL import Image\ndef read(path):\n    return Image.open(path).convert('RGB').resize((size(), 4))\n"
 
 

@@ -39,15 +39,19 @@ def is_named(loader: Any) -> bool:
 def what_loads(loader: Any) -> str | None:
     """Its name and all that it does by code and values of its own module; None if that can't be told for sure.
 
-    Its module isn't told, which is another one where a script is imported and not run.
+    Its module isn't told, which is another one where a script is imported and not run. Where a text is among those
+    values, it may be of the name of another file (a mask, boxes), which isn't told either.
     """
     if not is_named(loader) or _is_torchvisions(loader):  # which calls another one, as `is_default` found
         return None
     try:
-        code = b"".join(_code(loader, set())) if isinstance(loader, FunctionType) else b""
+        code = b"\n".join(_code(loader, set())) if isinstance(loader, FunctionType) else b""
     except _Unknown:
         return None
     return f"{loader.__qualname__} {hash_bytes(code)}"
+
+
+_MODES = {*Image.MODES, "r", "rb"}  # texts that can't be of the name of a file
 
 
 class _Unknown(Exception):
@@ -64,8 +68,9 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
     yield from map(_text, (function.__defaults__, function.__kwdefaults__))
     codes = [function.__code__, *_inner(function.__code__)]
     for code in codes:
-        constants = [value for value in code.co_consts if not isinstance(value, CodeType)]
-        yield code.co_code + f"{constants} {code.co_names} {code.co_varnames}".encode("utf-8", "surrogatepass")
+        constants = [x for x in code.co_consts if not isinstance(x, CodeType) and x != function.__doc__]
+        yield from (repr(x).encode() if _are_keywords(x) else _text(x) for x in constants)
+        yield code.co_code + f"{code.co_names} {code.co_varnames}".encode("utf-8", "surrogatepass")
     for name in sorted({name for code in codes for name in code.co_names} & function.__globals__.keys()):
         value = function.__globals__[name]
         if isinstance(value, FunctionType) and value.__module__ == function.__module__:
@@ -73,7 +78,12 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
         elif isinstance(value, type | FunctionType | BuiltinFunctionType) and value.__module__ != function.__module__:
             yield f"{name} {value.__module__}.{value.__qualname__}".encode()
         else:
-            yield name.encode() + _text(value.__name__ if isinstance(value, ModuleType) else value)
+            yield name.encode() + (value.__name__.encode() if isinstance(value, ModuleType) else _text(value))
+
+
+def _are_keywords(constant: Any) -> bool:
+    """Names of arguments in a call."""
+    return isinstance(constant, tuple) and all(isinstance(x, str) and x.isidentifier() for x in constant)
 
 
 def _text(value: Any) -> bytes:
@@ -82,9 +92,9 @@ def _text(value: Any) -> bytes:
         return repr(type(value)).encode() + b",".join(map(_text, value))
     if type(value) is dict:
         return b"{" + _text(list(value.items()))
-    if type(value) not in (NoneType, bool, int, float, str, bytes):
+    if type(value) not in (NoneType, bool, int, float) and not (type(value) is str and value in _MODES):
         raise _Unknown
-    return repr(value).encode("utf-8", "surrogatepass")
+    return repr(value).encode()
 
 
 def _inner(code: CodeType) -> Iterator[CodeType]:
