@@ -43,6 +43,7 @@ setup(
         "test": [
             "pytest>=8.4",
             "pytest-timeout>=2.3",
+            "pytest-xdist>=3.8",
             "hypothesis>=6.100",
             "scipy>=1.14",
             "setuptools>=77",

@@ -4,8 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from fakes import FakeGenerator, paint_folder
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, each on one core; what they start inherits it
+    torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 
 # Time limits belong to pytest-timeout: hypothesis' own fail at random on a busy machine.
 settings.register_profile("torch_augcond", deadline=None, print_blob=True)
