@@ -182,6 +182,7 @@ def test_ambiguous_transforms_must_be_chosen(folder, tmp_path):
     )
     with pytest.raises(ValueError, match="`transform` can't be taken over.*Pass `transform=` explicitly"):
         make(parts, tmp_path / "set")
+    assert not (tmp_path / "set").exists()  # it is said before anything is made
     assert make(parts, tmp_path / "set", transform=v2.PILToTensor())[0][0].shape == (3, 16, 16)
 
 

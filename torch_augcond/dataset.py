@@ -170,9 +170,10 @@ class AugConditionedSynthetic(DatasetFolder):
             if not callable(value):
                 raise TypeError(f"`{name}` must be None or callable, but got {type(value).__name__}.")
         request = Request(**{field.name: given[field.name] for field in fields(Request)})
+        wrapped = _inheritable(request.sources, own)  # before hours of making images
         job = _make(request, batch_size) if generate else _find(request)
         VisionDataset.__init__(self, os.fspath(job.store.root))
-        self._wrapped, self._own = _inheritable(job.sources, own), own
+        self._wrapped, self._own = wrapped, own
         self.loader, self.extensions = load_image, IMG_EXTENSIONS
         self.classes, self.class_to_idx = job.sources.classes, job.sources.class_to_idx
         self.samples, self.settings = _samples(job), job.settings
