@@ -134,6 +134,6 @@ def test_warnings_point_at_the_line_of_the_user(tmp_path):
         warnings.simplefilter("always")
         make(ImageFolder(tmp_path / "real"), tmp_path / "set")
     found = [str(warning.message) for warning in seen]
-    for part in ("mean nothing in a prompt", "nothing to mix it with"):
+    for part in ("hold numbers that mean nothing in a prompt", "nothing to mix it with"):
         assert any(part in text for text in found), found
     assert {warning.filename for warning in seen} == {__file__}

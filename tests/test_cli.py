@@ -237,7 +237,7 @@ def test_warnings_are_one_line(fake, tmp_path, capsys):
     data = paint_folder(tmp_path / "real", {"12": 1})
     code, _, err = run(capsys, "generate", data, "--root", tmp_path / "set")
     assert code == 0 and all(line.startswith("torch-augcond generate: warning: ") for line in err.splitlines())
-    assert "mean nothing in a prompt" in err and "nothing to mix it with" in err
+    assert "hold numbers that mean nothing in a prompt" in err and "nothing to mix it with" in err
 
 
 def test_large_images_on_a_cpu_say_how_long_they_take(fake, data, tmp_path, capsys):

@@ -236,7 +236,7 @@ def test_any_map_style_dataset(real, tmp_path):
 
 
 def test_labels_need_not_be_contiguous(tmp_path):
-    with pytest.warns(UserWarning, match="mean nothing in a prompt"):
+    with pytest.warns(UserWarning, match="hold numbers that mean nothing in a prompt"):
         synthetic = make(Bare(), tmp_path / "set", num_per_class=2)
     assert synthetic.targets == [0, 0, 7, 7] and synthetic[2][1] == 7
     assert synthetic.class_to_idx == {"0": 0, "7": 7}

@@ -132,7 +132,7 @@ def test_prompts(real, tmp_path):
 
 def test_names_that_say_nothing_draw_a_warning(tmp_path):
     folder = paint_folder(tmp_path / "real", {"n01440764": 1, "12": 2})
-    with pytest.warns(UserWarning, match="mean nothing in a prompt"):
+    with pytest.warns(UserWarning, match="hold numbers that mean nothing in a prompt"):
         make(ImageFolder(folder), tmp_path / "set", augmentation="real")
 
 

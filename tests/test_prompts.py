@@ -11,6 +11,15 @@ def test_template_dict_and_function():
     assert build_prompts(["ox"], lambda name: f"no. {name}") == {"ox": "no. ox"}
 
 
+def test_folders_have_underscores_where_sentences_have_spaces():
+    names = ["apple_pie", "sea_lion"]
+    assert build_prompts(names, "a {}", {"sea_lion": "sea_lion!"}) == {
+        "apple_pie": "a apple pie",
+        "sea_lion": "a sea_lion!",
+    }
+    assert build_prompts(["a_b"], lambda name: name) == build_prompts(["a_b"], {"a_b": "a_b"}) == {"a_b": "a_b"}
+
+
 class Series:
     """As that of pandas: it has keys, and is no Mapping."""
 
@@ -28,11 +37,23 @@ def test_class_names():
     assert build_prompts(["x", "y"], "{}!", {"y": "dog"}) == {"x": "x!", "y": "dog!"}
 
 
+@pytest.mark.parametrize("name", ["n02085620-Chihuahua", "001.Black_footed_Albatross", "001.ak47", "class_3", "c0"])
+def test_names_that_hold_a_number_warn(name):
+    with pytest.warns(UserWarning, match=f"class names such as '{name}' hold numbers"):
+        build_prompts(["cat", name])
+
+
+@pytest.mark.parametrize("name", ["737-200", "Boeing 747", "7up", "3d_printer", "F-16", "A320", "cat2", "top 10"])
+def test_numbers_that_are_names_do_not_warn(name, recwarn):
+    build_prompts([name])
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("name", ["n01440764", "12", "7"])
 def test_names_that_mean_nothing_warn(name, recwarn):
-    with pytest.warns(UserWarning, match=f"class names such as '{name}' mean nothing in a prompt"):
+    with pytest.warns(UserWarning, match=f"class names such as '{name}' hold numbers that mean nothing in a prompt"):
         build_prompts(["cat", name])
-    with pytest.warns(UserWarning, match=f"class names such as '{name}' mean nothing in a prompt"):
+    with pytest.warns(UserWarning, match=f"class names such as '{name}' hold numbers that mean nothing in a prompt"):
         build_prompts(["cat", name], lambda name: f"a view of {name}")
     recwarn.clear()
     build_prompts([name], class_names={name: "cat"})
@@ -50,6 +71,11 @@ def test_names_that_mean_nothing_warn(name, recwarn):
             (["Zebra", "ant"], "{}", ["ant", "zebra"]),
             ValueError,
             "in the order of the classes, which is Zebra, ant, but",
+        ),
+        (
+            (["daisy", "iris", "sea_lion"], "{}", ["iris", "daisy", "sea lion"]),
+            ValueError,
+            "in the order of the classes, which is daisy, iris, sea_lion, but got iris, daisy, sea lion",
         ),
         ((["c_1", "c_10", "c_2"], "{}", [*"abc"]), ValueError, "of a list, 'c_10' would be 'b'"),
         (

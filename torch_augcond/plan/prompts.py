@@ -9,6 +9,7 @@ from ..checks import brief, check_names, listed, warn
 __all__ = ["build_prompts"]
 
 _LONGEST = 2000  # characters: some 77 words are read, and a record has room for 65 kB, 12 for an emoji
+_OPAQUE = re.compile(r"n\d{8}\b.*|\d+([. ].+)?|(c|class|category|id|label)?[ -]?\d+").fullmatch
 
 
 def build_prompts(
@@ -20,7 +21,8 @@ def build_prompts(
 
     Args:
         classes: the dataset's own names, which stay the names of the folders.
-        prompt: a template in which ``{}`` stands for the name, {class: prompt}, or a function of the name.
+        prompt: a template in which ``{}`` stands for the name (of `classes`, with spaces for underscores), {class:
+            prompt}, or a function of the name.
         class_names: names to use in prompts instead: one for each of `classes`, or {class: name} for some of them.
 
     Raises:
@@ -32,6 +34,7 @@ def build_prompts(
         {'n02123045': 'a photo of a tabby cat'}
     """
     names = _display_names(classes, class_names)
+    spoken = {name: shown.replace("_", " ") if shown == name else shown for name, shown in names.items()}
     if isinstance(prompt, Mapping):
         if class_names is not None:
             raise ValueError(
@@ -42,17 +45,20 @@ def build_prompts(
     elif callable(prompt):
         prompts = {name: prompt(shown) for name, shown in names.items()}
     elif isinstance(prompt, str) and "{}" in prompt:
-        prompts = {name: prompt.replace("{}", shown) for name, shown in names.items()}
+        prompts = {name: prompt.replace("{}", shown) for name, shown in spoken.items()}
     else:
         raise (ValueError if isinstance(prompt, str) else TypeError)(
             f"`prompt` must be a template with {{}} for the class name, a dict or a function, but got {prompt!r}."
         )
     if wrong := [value for value in prompts.values() if not isinstance(value, str)]:
         raise TypeError(f"`prompt` must give a str for each class, but gave {listed(wrong)}.")
-    opaque = [shown for name, shown in names.items() if _is_opaque(shown, prompts[name])]
+    opaque = [names[name] for name, text in prompts.items() if _is_opaque(spoken[name], text)]
     if opaque and not isinstance(prompt, Mapping):
-        warn(f"class names such as {listed(opaque)} mean nothing in a prompt. Give real ones as `class_names`.")
-    if unfilled := [name for name, text in prompts.items() if "{}" in text.replace(names[name], "")]:
+        warn(
+            f"class names such as {listed(opaque)} hold numbers that mean nothing in a prompt. Give real ones as "
+            "`class_names`."
+        )
+    if unfilled := [name for name, text in prompts.items() if "{}" in text.replace(spoken[name], "")]:
         raise ValueError(
             f"`prompt` must give whole prompts, but {prompts[unfilled[0]]!r} for {unfilled[0]!r} has {{}} in it. Give "
             "one template for all, or fill in the names."
@@ -69,8 +75,8 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
     Raises:
         ValueError: It is in another one, or that can't be told of numbers.
     """
-    ours, theirs = ([str(name).casefold() for name in some] for some in (classes, names))
-    if ours != theirs and sorted(ours) == sorted(theirs):
+    ours, theirs = ([re.sub(r"[\s_-]+", " ", str(name)).casefold() for name in some] for some in (classes, names))
+    if any(name != own and name in ours for own, name in zip(ours, theirs, strict=True)):
         raise ValueError(
             f"`class_names` must be in the order of the classes, which is {brief(', '.join(classes))}, but got "
             f"{brief(', '.join(map(str, names)))}. Give a dict."
@@ -90,7 +96,8 @@ def _by_number(name: str) -> list[Any]:
 
 
 def _is_opaque(name: str, prompt: str) -> bool:
-    return bool(re.fullmatch(r"n\d{8}|\d+", name)) and re.search(rf"\b{name}\b", prompt) is not None
+    """Whether it is an identifier, or begins with one: n01440764, 001.ak47, class 3."""
+    return _OPAQUE(name) is not None and re.search(rf"\b{re.escape(name)}\b", prompt) is not None
 
 
 def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
