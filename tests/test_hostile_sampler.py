@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from test_sampler import Part, mix
+from torch.utils.data import ConcatDataset, Subset
 
 from torch_augcond.sampler import MixedRealSyntheticSampler
 
@@ -34,3 +35,49 @@ def test_an_epoch_that_no_memory_holds_is_refused(kwargs, got):
     rule = f"`epoch_length` must come to at most 1,000,000,000 indices a rank, but got {got}. Make either smaller"
     with pytest.raises(ValueError, match=rule):
         MixedRealSyntheticSampler(mix(), **kwargs)
+
+
+class Coarse(Subset):
+    """Labels of its own, by which it would relabel."""
+
+    def __init__(self, dataset, targets):
+        super().__init__(dataset, range(len(dataset)))
+        self.targets = targets
+
+
+class Passing(Subset):
+    """Shows what it holds as its own."""
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["dataset"], name)
+
+
+class Repeated(Subset):
+    def __len__(self):
+        return 2 * len(self.indices)
+
+
+def drawn(train, **options):
+    return np.array(list(MixedRealSyntheticSampler(train, class_balanced=True, **options)))
+
+
+def test_class_balanced_by_the_labels_of_a_subset_that_relabels():
+    fine, synthetic = Part(40, False, list(range(4)) * 10), Part(20, True, [0, 1] * 10)
+    real = drawn(Coarse(fine, [0, 1, 1, 1] * 10) + synthetic, synthetic_fraction=0)
+    assert sum(real % 4 == 0) == 20  # of two classes, not of four
+    for short in (None, [0] * 3):
+        assert sum(drawn(Coarse(fine, short) + synthetic, synthetic_fraction=0) % 4 == 0) == 10
+    whole = ConcatDataset([fine, synthetic])
+    whole.targets = [0] * 20 + [1] * 20 + [0] * 20
+    assert sum(drawn(whole, synthetic_fraction=0) < 20) == 20
+
+
+def test_class_balanced_looks_past_a_subset_that_passes_on_what_it_holds():
+    order = [i for k in range(2) for i in range(k, 20, 2)]
+    real = drawn(Passing(Part(20, False, [0, 1] * 10), order) + Part(5, True, [0] * 5), shuffle=False)
+    assert sum(real[real < 20] < 10) == 10
+
+
+def test_a_subset_of_a_length_of_its_own_is_a_part():
+    train = Repeated(Part(10), range(10)) + Part(20, True)
+    assert sorted(i for i in MixedRealSyntheticSampler(train) if i < 20) == list(range(20))

@@ -3,7 +3,7 @@
 import hashlib
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
@@ -46,7 +46,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         synthetic_fraction: Share of synthetic images, from 0 (real only) to 1 (synthetic only). A float stands for the
             simplest fraction that prints like it (``1 / 3`` for a third).
         class_balanced: Draw the classes of each stream equally often (to within one in an epoch, over all ranks)
-            instead of each image equally often. Needs a list of labels, ``targets``, on each part.
+            instead of each image equally often. Needs a list of labels, ``targets``, on each part; those of a
+            ``Subset`` or ``ConcatDataset`` that has none are those of what it holds.
         epoch_length: ``"real"``: each real image once an epoch, beside as many synthetic ones as the fraction asks for
             (with ``synthetic_fraction=1``, as ``"synthetic"``). ``"synthetic"``: each synthetic image once (with
             ``synthetic_fraction=0``, as ``"real"``). ``"all"``: the longer of the two, so that no image is left out.
@@ -301,11 +302,20 @@ def _per_item(dataset: Dataset, of_part: Callable[[Dataset], np.ndarray | None])
 
 def _is_synthetic(part: Dataset) -> np.ndarray | None:
     marked = bool(getattr(part, "is_synthetic", False))
-    return np.full(len(part), marked) if marked or not isinstance(part, ConcatDataset | Subset) else None
+    return np.full(len(part), marked) if marked or not _is_as_its_parts(part) else None
+
+
+def _is_as_its_parts(dataset: Dataset) -> bool:
+    """Whether each item is one of what it holds, changed perhaps: a subclass may have more or fewer."""
+    if isinstance(dataset, Subset):
+        return len(dataset) == len(dataset.indices)
+    return isinstance(dataset, ConcatDataset) and len(dataset) == sum(map(len, dataset.datasets))
 
 
 def _labels(part: Dataset) -> np.ndarray | None:
-    if isinstance(part, ConcatDataset | Subset):
+    # Not what a `__getattr__` finds, which is the list of what it holds.
+    own = part.targets if "targets" in {*vars(part), *dir(type(part))} else None
+    if _is_as_its_parts(part) and not (isinstance(own, Sized) and len(own) == len(part)):
         return None
     given = next((getattr(part, name) for name in _LABEL_ATTRIBUTES if hasattr(part, name)), ())
     try:
