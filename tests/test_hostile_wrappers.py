@@ -11,7 +11,8 @@ from fakes import ToFloat, paint_folder
 from homemade import Duck, Files, Holding, labels_of, made, plus10
 from PIL import Image
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import ImageFolder, VisionDataset
+from torchvision.datasets.vision import StandardTransform
 
 from torch_augcond.sources import Sources
 from torch_augcond.sources.layers import layers, transforms_off
@@ -273,6 +274,26 @@ def test_joint_transforms_that_are_set_late(folder, tmp_path):
     synthetic = made(real, tmp_path / "set")
     real.transforms = mirrored
     with pytest.raises(ValueError, match="can't be taken over from a dataset with a joint `transforms`"):
+        synthetic[0]
+
+
+def test_the_two_in_torchvisions_own_joint_transform_that_are_set_late(folder, tmp_path):
+    class Pets(VisionDataset):
+        def __getitem__(self, i):
+            return self.transforms(Image.open(self.files[i][0]), self.files[i][1])
+
+        __len__ = Files.__len__
+
+    real = Pets(folder, transform=ToFloat())
+    real.files, real.classes = ImageFolder(folder).samples, ["cat", "dog"]
+    synthetic = made(real, tmp_path / "set")
+    assert synthetic[0][1] == 0
+    real.transforms = StandardTransform(real.transform, lambda label: 1 - label)
+    with pytest.raises(ValueError, match="item 0 has the label 1, of which it would make 0"):
+        synthetic[0]
+    synthetic.target_transform = int
+    real.transforms = StandardTransform(lambda image: image.rotate(90), None)
+    with pytest.warns(UserWarning, match="item 0 of the dataset has another image than its `transform` makes"):
         synthetic[0]
 
 

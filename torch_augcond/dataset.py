@@ -26,7 +26,7 @@ from .progress import bar, silent, track
 from .request import Request
 from .samples import Samples
 from .sources import Sources
-from .sources.layers import joint_transforms, layers
+from .sources.layers import layers
 from .store.imagefile import check, load_image
 
 if TYPE_CHECKING:
@@ -52,13 +52,17 @@ class _Inherited:
             return dataset._own[self.name]
         found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
         found = [None if transform is False else transform for transform in found]
-        state = [*found, *map(joint_transforms, dataset._wrapped)]
+        state = [*found, *(self._of_joint(getattr(layer, "transforms", None)) for layer in dataset._wrapped)]
         if not all(map(_is_same, dataset._checked.setdefault(self.name, state), state)):
             late = self.name == "transform" and "target_transform" not in dataset._own and dataset._real[0].is_joint
             for name in [self.name, "target_transform"] if late else [self.name]:
                 _check(dataset._real[0], name)
             dataset._checked[self.name] = state
         return next((value for value in found if value is not None), None)
+
+    def _of_joint(self, joint: Any) -> Any:
+        """What a `transforms` of image and label does: of torchvision's, the one of this name that it holds."""
+        return getattr(joint, self.name) if isinstance(joint, StandardTransform) else joint
 
     def __set__(self, dataset: "AugConditionedSynthetic", value: Callable | None) -> None:
         dataset.__dict__.setdefault("_own", {})[self.name] = value
