@@ -84,7 +84,7 @@ class Request:
         if "\0" in str(text) or not Path(text).expanduser().resolve().name:
             raise ValueError(f"`root` must be a folder with a name, but got {text!r}.")
         root = place_of(text).resolve()
-        roots = (layer.root for layer in layers(self.dataset) if isinstance(layer, DatasetFolder))
+        roots = filter(None, map(_folder_of, layers(self.dataset)))
         for real in dict.fromkeys(Path(folder).resolve() for folder in roots):
             folders = [real, *(entry for entry in real.iterdir() if entry.is_dir())] if real.is_dir() else [real]
             if {root, *root.parents} & {folder.resolve() for folder in folders}:
@@ -213,9 +213,15 @@ class Request:
         return shlex.join(words)
 
 
+def _folder_of(dataset: Any) -> str | None:
+    """Where its images lie, if it is a folder of such: a subclass may have none, but a list of files."""
+    return getattr(dataset, "root", None) if isinstance(dataset, DatasetFolder) else None
+
+
 def _is_of_a_set(dataset: Any) -> bool:
     """Whether it reads the images of a set as a plain folder."""
-    return isinstance(dataset, DatasetFolder) and os.path.exists(os.path.join(dataset.root, CONFIG))
+    folder = _folder_of(dataset)
+    return folder is not None and os.path.exists(os.path.join(folder, CONFIG))
 
 
 def _has(value: Any, name: str) -> bool:

@@ -26,7 +26,7 @@ from .images import (
     to_rgb,
 )
 from .labels import as_label, is_int, names_binary
-from .layers import image_transforms_off, layers, own_copy
+from .layers import has_files, image_transforms_off, is_plain_folder, layers, own_copy
 from .loaders import is_default, is_named, what_loads
 from .raw import NotRaw, RawItems, drawn_alike, random_kept
 
@@ -48,7 +48,7 @@ class _Folder:
     by_place = False  # a label is that of its folder
 
     def __init__(self, dataset: DatasetFolder) -> None:
-        if getattr(dataset.loader, "__module__", "") in ("cv2", "cv2.cv2"):
+        if getattr(getattr(dataset, "loader", None), "__module__", "") in ("cv2", "cv2.cv2"):
             raise TypeError(
                 "`loader` must give red, green and blue in this order, but OpenCV's gives blue first. Use one such as "
                 "lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)."
@@ -101,12 +101,11 @@ class _Folder:
 
     def check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
-        label_of = getattr(self.dataset, "class_to_idx", None)
-        if not isinstance(label_of, Mapping):
+        if not _has_class_folders(self.dataset):
             return
-        root = os.fspath(self.dataset.root)
+        label_of, root = self.dataset.class_to_idx, os.fspath(self.dataset.root)
         roots = [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
-        folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label in samples}
+        folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label, *_ in samples}
         wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
         if wrong:
             raise ValueError(
@@ -135,6 +134,11 @@ class _Folder:
         return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
 
 
+def _has_class_folders(dataset: Any) -> bool:
+    """Whether it lists files in folders that its classes are called after."""
+    return has_files(dataset) and isinstance(getattr(dataset, "class_to_idx", None), Mapping)
+
+
 def _below(path: str, above: str, *others: str) -> str:
     """What follows a folder in a path, though that may be written otherwise: from the root of the system, say."""
     if path.startswith(above):
@@ -150,7 +154,7 @@ class NotAPair(TypeError):
 class _Items:
     """Any other dataset, read item by item through a copy whose transforms are switched off."""
 
-    by_place = True  # names are given to labels by numbers alone
+    by_place = True  # names are given to labels by numbers alone, unless it is a folder with a `__getitem__` of its own
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -197,9 +201,17 @@ class _Items:
 
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any] | np.ndarray:
         """From `.targets` and its like where they agree with the first, middle and last item; else by reading all."""
-        for folder in layers(self.dataset):
-            if isinstance(folder, DatasetFolder):
-                _Folder(folder).check_names(folder.samples)
+        for folder in filter(_has_class_folders, layers(self.dataset)):
+            _Folder(folder).check_names(folder.samples)
+        labels = self._listed(indices)
+        if labels is None:
+            labels = [self._label(i) for i in progress(indices.tolist())]
+            self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
+        self.by_place = not self._are_of_folders(indices, labels)
+        return labels
+
+    def _listed(self, indices: np.ndarray) -> list[Any] | None:
+        """Labels from `.targets` and its like, where that agrees with a few items."""
         seen = {i: label for i in _probes(indices) if (label := as_label(self._label(i))) is not None}
         for name in _TARGETS:
             values = getattr(self.dataset, name, None)
@@ -210,9 +222,14 @@ class _Items:
                 self.believed = name, values
                 return [values[i] for i in indices.tolist()]
             self._warn_of_names(name, values, seen)
-        labels = [self._label(i) for i in progress(indices.tolist())]
-        self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
-        return labels
+        return None
+
+    def _are_of_folders(self, indices: np.ndarray, labels: Sequence[Any]) -> bool:
+        """Whether each label is that of the folder which the file lies in."""
+        if not _has_class_folders(self.dataset):
+            return False
+        places, samples = zip(indices.tolist(), labels, strict=True), self.dataset.samples
+        return all(is_int(label) and label == samples[i][1] for i, label in places)
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read.
@@ -342,8 +359,7 @@ def flatten(dataset: Any) -> tuple[list[Any], np.ndarray, np.ndarray]:
         shifted = [part + start for (_, part, _), start in zip(parts, starts, strict=False)]
         leaves = list(chain.from_iterable(leaves for leaves, _, _ in parts))
         return leaves, np.concatenate(shifted), np.concatenate([index for _, _, index in parts])
-    is_folder = getattr(type(dataset), "__getitem__", None) is DatasetFolder.__getitem__
-    leaf = _Folder(dataset) if is_folder else _Items(dataset)
+    leaf = _Folder(dataset) if is_plain_folder(dataset) else _Items(dataset)
     return [leaf], np.zeros(len(dataset), np.int64), np.arange(len(dataset))
 
 
