@@ -63,6 +63,7 @@ HOLDERS = {
     "namespace": lambda d: Deep(SimpleNamespace(part=d), lambda held: held.part),
     "dict of namespaces": lambda d: Deep({"a": SimpleNamespace(part=d)}, lambda held: held["a"].part),
     "long list": lambda d: Deep([d, *range(2000)], first),
+    "long list of pairs": lambda d: Deep([(d, k % len(d)) for k in range(2000)], lambda held: held[0][0]),
     "long dict": lambda d: Deep({0: d} | dict.fromkeys(range(1, 2000)), first),
     "plain": Plain,
     "plain in plain": lambda d: Plain(Plain(d)),

@@ -28,7 +28,7 @@ __all__ = [
 
 _DICTS = (dict, OrderedDict, defaultdict)
 TRANSFORMS = frozenset(["transform", "target_transform", "transforms"])
-_MANY = 1000  # a longer list is one of samples: what its items hold is not looked into
+_MANY = 1000  # a longer list is one of samples: what its items hold is looked into if the first holds a dataset
 
 
 def layers(dataset: Any) -> Iterator[Any]:
@@ -87,8 +87,16 @@ def _values(value: Any, seen: set[int] | None = None) -> Iterator[Any]:
         yield value
     elif id(value) not in seen:
         seen.add(id(value))
+        is_deep = _is_deep(inner)
         for x in inner:
-            yield from (x,) if len(inner) > _MANY else _values(x, seen)
+            yield from _values(x, seen) if is_deep else (x,)
+
+
+def _is_deep(inner: list[Any]) -> bool:
+    """Whether the items of a container may hold datasets: of many, (dataset, index) perhaps."""
+    if len(inner) <= _MANY:
+        return True
+    return any(isinstance(x, Dataset) or not TRANSFORMS.isdisjoint(_attributes(x)) for x in _held(inner[0]) or ())
 
 
 def _held(value: Any) -> list[Any] | None:
@@ -213,7 +221,8 @@ def _own(value: Any, stands: Mapping[str, Untouched], made: dict[int, Any]) -> A
         return made.get(id(value), value)
     if not isinstance(value, tuple):
         made[id(value)] = copy.copy(value)  # before it is filled: it may hold itself
-    copies = [_own(x, stands, made) if len(inner) <= _MANY or _is_dataset(x) else x for x in inner]
+    is_deep = _is_deep(inner)
+    copies = [_own(x, stands, made) if is_deep or _is_dataset(x) else x for x in inner]
     if isinstance(value, tuple):
         return getattr(type(value), "_make", tuple)(copies)
     own = made[id(value)]
