@@ -1,6 +1,7 @@
 """The readers under a dataset: what lies beneath Subsets, ConcatDatasets and transforms, and its labels and names."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -48,7 +49,8 @@ class _Folder:
     by_place = False  # a label is that of its folder
 
     def __init__(self, dataset: DatasetFolder) -> None:
-        if getattr(getattr(dataset, "loader", None), "__module__", "") in ("cv2", "cv2.cv2"):
+        opencvs = getattr(sys.modules.get("cv2"), "imread", None)
+        if opencvs is not None and getattr(dataset, "loader", None) is opencvs:
             raise TypeError(
                 "`loader` must give red, green and blue in this order, but OpenCV's gives blue first. Use one such as "
                 "lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)."
