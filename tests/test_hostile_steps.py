@@ -15,7 +15,7 @@ from homemade import Files, Holding, SharedDict, made, plus10
 from PIL import Image
 from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.v2 import RandomCrop
+from torchvision.transforms.v2 import Compose, RandomCrop
 
 from torch_augcond.sources import Sources
 
@@ -152,6 +152,22 @@ def test_images_that_more_than_the_transform_changes(folder, tmp_path):
         made(Twice(folder), tmp_path / "none")
         made(Files(folder, RandomCrop(9)), tmp_path / "random")
         made(Files(folder, Own()), tmp_path / "unknown")
+
+
+class Drawing(Twice):
+    """Draws another item, for a contrastive loss, before it reads one."""
+
+    def __getitem__(self, i):
+        other = int(torch.randint(len(self), ()))
+        return *super().__getitem__(i), other
+
+
+def test_numbers_that_are_drawn_before_those_of_the_transform(folder, tmp_path):
+    with warnings.catch_warnings(action="error"):
+        made(Drawing(folder, RandomCrop(9)), tmp_path / "random")
+    for kind, steps in (Drawing, [ToFloat()]), (Twice, [RandomCrop(9), ToFloat()]):
+        with pytest.warns(UserWarning, match="has another image than its `transform` makes of the raw one"):
+            made(kind(folder, Compose(steps)), tmp_path / kind.__name__)
 
 
 class Own:

@@ -13,7 +13,7 @@ import torch
 from .layers import TRANSFORMS, layers, transforms_all, transforms_off
 from .standins import Untouched, only_moved
 
-__all__ = ["NotRaw", "RawItems", "drawn_alike", "random_kept"]
+__all__ = ["NotRaw", "RawItems", "drawn_alike", "draws", "random_kept"]
 
 _CACHED = (
     "its dataset returned it without calling its transform, from a cache perhaps, so that the raw image can't be had. "
@@ -164,3 +164,12 @@ def drawn_alike(make: Callable[[], Any]) -> Any:
         np.random.seed(0)  # noqa: NPY002
         torch.default_generator.manual_seed(0)  # that of a GPU stays as it is
         return make()
+
+
+def draws(make: Callable[[], Any]) -> bool:
+    """Whether it draws any of those numbers."""
+    return drawn_alike(lambda: (make(), _next())[1]) != drawn_alike(_next)
+
+
+def _next() -> tuple[float, ...]:
+    return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002

@@ -29,7 +29,7 @@ from .images import (
 from .labels import as_label, is_int, names_binary
 from .layers import has_files, image_transforms_off, is_plain_folder, layers, own_copy
 from .loaders import is_default, is_named, what_loads
-from .raw import NotRaw, RawItems, drawn_alike, random_kept
+from .raw import NotRaw, RawItems, drawn_alike, draws, random_kept
 
 __all__ = ["Progress", "flatten", "is_pure"]
 
@@ -310,7 +310,9 @@ class _Items:
         except Exception:  # a step behind the transform that can't do without it
             return True
         with suppress(Exception):  # the dataset calls it in another way
-            return not _is_same(image, drawn_alike(lambda: change(raw)))
+            if not _is_same(image, drawn_alike(lambda: change(raw))):
+                # Where both draw, they do so one after the other: `change` got other numbers there.
+                return not (draws(lambda: change(raw)) and draws(lambda: self._item(i)))
         return False
 
     def identity(self) -> str:
