@@ -170,6 +170,20 @@ def test_numbers_that_are_drawn_before_those_of_the_transform(folder, tmp_path):
             made(kind(folder, Compose(steps)), tmp_path / kind.__name__)
 
 
+def test_steps_that_need_what_the_transform_makes(folder, tmp_path):
+    class Processed(Files):
+        def __getitem__(self, i):
+            image = self.transform(images=Image.open(self.files[i][0]), return_tensors="pt")["pixel_values"][0]
+            return image, self.files[i][1]
+
+    real = Processed(folder, lambda images, return_tensors: {"pixel_values": [ToFloat()(images)]})
+    told = (
+        r"fails behind its `transform`, which is not called here and returns what it is given \(KeyError: 'pixel_values"
+    )
+    with pytest.raises(ValueError, match=told):
+        made(real, tmp_path / "set")
+
+
 class Own:
     """Draws numbers of its own, so that nobody can tell what else happens."""
 

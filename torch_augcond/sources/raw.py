@@ -28,6 +28,10 @@ _WRAPPED = (
     "its dataset changes the values of an image behind its `transform`, which is not called here, and those of bytes "
     "wrap around. Make such steps part of the `transform`"
 )
+_FAILS = (
+    "its dataset fails behind its `transform`, which is not called here and returns what it is given ({}: {}). Make "
+    "such steps part of the `transform`"
+)
 _DECIDES = (
     "its dataset decides what it holds when it is first read, and two copies of it decided otherwise. Read an item "
     "before you wrap it, or let it decide in `__init__`"
@@ -113,7 +117,12 @@ class RawItems:
     def _read(self, dataset: Any, stands: Mapping[str, Untouched], index: int) -> Any:
         for stand in stands.values():
             stand.given = []
-        return dataset[index]
+        try:
+            return dataset[index]
+        except (AttributeError, KeyError, TypeError) as error:
+            if stands["transform"].given:
+                raise TypeError(_FAILS.format(type(error).__name__, error)) from error
+            raise
 
 
 @contextmanager

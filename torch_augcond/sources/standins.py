@@ -25,12 +25,12 @@ class Untouched:
         self.given: list[Any] = []
 
     def __call__(self, *args: Any, **fields: Any) -> Any:
+        if args and self.is_of == "an image" and isinstance(args[0], str | Number):
+            raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
         self.given += [*args[:1], *fields.values()]
         self.is_joint |= any(map(_is_label, [*args[1:], *fields.values(), *_held(*args[:1])]))
         if not args:
             return {name: _fresh(value) for name, value in fields.items()}
-        if self.is_of == "an image" and isinstance(args[0], str | Number):
-            raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
         if len(args) == 1 or isinstance(args[1], bool):
             return _fresh(args[0])
         self.is_joint = True
