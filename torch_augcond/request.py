@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from .checks import listed, warn
@@ -21,6 +21,7 @@ from .defaults import DEFAULT_GENERATOR
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
+from .sources.folders import root_of
 from .sources.layers import layers
 from .store.names import place_of
 from .store.scan import CONFIG
@@ -84,7 +85,7 @@ class Request:
         if "\0" in str(text) or not Path(text).expanduser().resolve().name:
             raise ValueError(f"`root` must be a folder with a name, but got {text!r}.")
         root = place_of(text).resolve()
-        roots = filter(None, map(_folder_of, layers(self.dataset)))
+        roots = filter(None, map(root_of, layers(self.dataset)))
         for real in dict.fromkeys(Path(folder).resolve() for folder in roots):
             folders = [real, *(entry for entry in real.iterdir() if entry.is_dir())] if real.is_dir() else [real]
             if {root, *root.parents} & {folder.resolve() for folder in folders}:
@@ -213,14 +214,9 @@ class Request:
         return shlex.join(words)
 
 
-def _folder_of(dataset: Any) -> str | None:
-    """Where its images lie, if it is a folder of such: a subclass may have none, but a list of files."""
-    return getattr(dataset, "root", None) if isinstance(dataset, DatasetFolder) else None
-
-
 def _is_of_a_set(dataset: Any) -> bool:
     """Whether it reads the images of a set as a plain folder."""
-    folder = _folder_of(dataset)
+    folder = root_of(dataset)
     return folder is not None and os.path.exists(os.path.join(folder, CONFIG))
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from ..checks import listed, warn
+from .folders import Progress
 from .images import (
     DigestCache,
     UnreadableImage,
@@ -31,7 +32,7 @@ from .labels import (
     warn_of_unused,
 )
 from .layers import joint_transforms, layers
-from .readers import Progress, flatten, is_pure
+from .readers import flatten, is_pure
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 

@@ -8,17 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch.utils.data import ConcatDataset, Dataset, Subset
-from torchvision.datasets import DatasetFolder, folder
 from torchvision.datasets.vision import StandardTransform
 
+from .folders import is_plain
 from .loaders import careful_loader, is_default
 from .standins import Untouched
 
 __all__ = [
     "TRANSFORMS",
-    "has_files",
     "image_transforms_off",
-    "is_plain_folder",
     "joint_transforms",
     "layers",
     "own_copy",
@@ -47,25 +45,12 @@ def _layers(dataset: Any, seen: set[int]) -> Iterator[Any]:
 
 def _inner(dataset: Any) -> list[Any]:
     """The datasets that it holds itself."""
-    if is_plain_folder(dataset):
+    if is_plain(dataset):
         return []  # it reads files only, and its lists may be long
     parts = []
     if isinstance(dataset, Subset | ConcatDataset):  # they hold anything that has items
         parts = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
     return [*parts, *filter(_is_dataset, _values(_attributes(dataset)))]
-
-
-def is_plain_folder(dataset: Any) -> bool:
-    """Whether its items are the files of a DatasetFolder, read by torchvision's own code: not by what replaces that."""
-    code = getattr(getattr(type(dataset), "__getitem__", None), "__code__", None)
-    is_own = getattr(code, "co_filename", None) == folder.__file__
-    return is_own and has_files(dataset) and hasattr(dataset, "extensions")
-
-
-def has_files(dataset: Any) -> bool:
-    """Whether it lists files in a folder, as far as a subclass has called `super().__init__`."""
-    held = [getattr(dataset, name, None) is not None for name in ("root", "samples")]
-    return isinstance(dataset, DatasetFolder) and all(held)
 
 
 def _attributes(holder: Any) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""Image folders: which datasets are such, and how they are read."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torchvision.datasets import DatasetFolder, folder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from ..checks import listed
+from .images import (
+    DigestCache,
+    as_pil,
+    check_header,
+    check_regular,
+    entry_through,
+    file_digest,
+    hash_bytes,
+    open_image,
+    to_rgb,
+)
+from .loaders import is_default, is_named, what_loads
+
+__all__ = ["Folder", "Progress", "first_content", "has_class_folders", "is_plain", "root_of"]
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+def root_of(dataset: Any) -> str | os.PathLike | None:
+    """Where the files of an image folder lie: a subclass that doesn't call `super().__init__` may have a list only."""
+    return getattr(dataset, "root", None) if isinstance(dataset, DatasetFolder) else None
+
+
+def is_plain(dataset: Any) -> bool:
+    """Whether its items are the files of a DatasetFolder, read by torchvision's own code: not by what replaces that."""
+    code = getattr(getattr(type(dataset), "__getitem__", None), "__code__", None)
+    is_own = getattr(code, "co_filename", None) == folder.__file__
+    return is_own and root_of(dataset) is not None and hasattr(dataset, "extensions")
+
+
+def has_class_folders(dataset: Any) -> bool:
+    """Whether it lists files in folders that its classes are called after."""
+    is_listed = root_of(dataset) is not None and getattr(dataset, "samples", None) is not None
+    return is_listed and isinstance(getattr(dataset, "class_to_idx", None), Mapping)
+
+
+class Folder:
+    """An ImageFolder or DatasetFolder: files, labels without decoding, and the user's own loader.
+
+    Its list of files is that of now: the user's may be shuffled or cut later.
+    """
+
+    contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
+    raw: Any = None  # it is read without a copy
+    by_place = False  # a label is that of its folder
+
+    def __init__(self, dataset: DatasetFolder) -> None:
+        opencvs = getattr(sys.modules.get("cv2"), "imread", None)
+        if opencvs is not None and getattr(dataset, "loader", None) is opencvs:
+            raise TypeError(
+                "`loader` must give red, green and blue in this order, but OpenCV's gives blue first. Use one such as "
+                "lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)."
+            )
+        self.dataset = dataset
+        self.samples = [pair if type(pair) is tuple else tuple(pair) for pair in dataset.samples]
+
+    def path(self, index: int) -> str | None:
+        return os.fspath(self.samples[index][0])
+
+    def read(self, index: int) -> tuple[Any, str | None]:
+        """The image and its `digest`, if it has one: of the very bytes that were decoded."""
+        path = self.samples[index][0]
+        if is_default(self.dataset.loader):
+            return open_image(path)  # as torchvision's, but without its clipping of 16-bit images
+        check_regular(path)
+        check_header(path)
+        return self.dataset.loader(path), None
+
+    def digest(self, index: int, cache: DigestCache | None = None) -> str | None:
+        """Of a file's bytes. None with a user's own loader: what it makes of them may depend on the path, too."""
+        path = self.samples[index][0]
+        is_read = is_default(self.dataset.loader) and os.path.isfile(path)
+        return file_digest(path, cache) if is_read else None
+
+    def entry(self, index: int) -> tuple[str, int, str] | None:
+        """By what a cache knows the image, where all that a loader of the user's own does is known."""
+        return entry_through(self.path(index), self._loads) if self._loads else None
+
+    @cached_property
+    def _loads(self) -> str | None:
+        return what_loads(self.dataset.loader)
+
+    def another_label(self, labels: Mapping[int, int], change: Callable[[int], Any], progress: Progress) -> None:
+        return None  # torchvision's own `__getitem__`
+
+    def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
+        samples = [self.samples[i] for i in indices.tolist()]
+        self.check_names(samples)
+        return [label for _, label in samples]
+
+    def is_joint(self, indices: np.ndarray) -> bool:
+        return False  # torchvision's own `__getitem__` transforms a label by itself
+
+    def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
+        return None  # and an image
+
+    def known_labels(self, progress: Progress, must_read: bool) -> list[Any]:
+        return [label for _, label in self.samples]
+
+    def check_names(self, samples: Sequence[tuple[Any, int]]) -> None:
+        """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
+        if not has_class_folders(self.dataset):
+            return
+        label_of, root = self.dataset.class_to_idx, os.fspath(self.dataset.root)
+        roots = [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
+        folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label, *_ in samples}
+        wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
+        if wrong:
+            raise ValueError(
+                f"`samples` must label images as `class_to_idx` does, but gives {listed(sorted(wrong), str)}. Set "
+                "`class_to_idx` and `classes` to what the labels mean now, or use a `target_transform`."
+            )
+
+    def identity(self) -> str:
+        """Where it lies; besides, what chose and reads its files if that is no plain scan."""
+        dataset, root = self.dataset, os.path.abspath(self.dataset.root)
+        text = f"{type(dataset).__qualname__}:{root}"
+        if not is_default(dataset.loader):
+            text += f" {dataset.loader.__qualname__ if is_named(dataset.loader) else first_content(self)}"
+        if dataset.extensions is not None and tuple(dataset.extensions) != IMG_EXTENSIONS:
+            text += f" {sorted(dataset.extensions)}"
+        if self._is_scan():
+            return text
+        above = os.fspath(dataset.root)
+        chosen = sorted((os.fspath(path).removeprefix(above), int(label)) for path, label in self.samples)
+        return f"{text} {hash_bytes(repr(chosen).encode('utf-8', 'surrogatepass'))}"
+
+    def _is_scan(self) -> bool:
+        """Whether its samples are those found in its folder by extension, as far as can be told."""
+        dataset, samples = self.dataset, self.dataset.samples
+        lists = [getattr(dataset, name, samples) for name in ("imgs", "targets")]
+        return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
+
+
+def _below(path: str, above: str, *others: str) -> str:
+    """What follows a folder in a path, though that may be written otherwise: from the root of the system, say."""
+    if path.startswith(above):
+        return path[len(above) :].lstrip(os.sep)
+    whole = os.path.abspath(path)
+    return next((whole[len(other) :] for other in others if whole.startswith(other)), path)
+
+
+def first_content(leaf: Any) -> str:
+    """What tells the first image of a reader from others."""
+    try:
+        image = to_rgb(as_pil(leaf.read(0)[0], "dataset[0]"))
+    except Exception:  # it's reported when its turn comes
+        return ""
+    return f"{image.size} {hash_bytes(image.tobytes())}"
