@@ -140,17 +140,15 @@ class Sources:
         return self._transform("target_transform")
 
     def _transform(self, name: str) -> Callable | None:
-        joint, found = [], {}
-        for dataset in layers(self.dataset):
-            joint += [t for t in [joint_transforms(dataset)] if t]
-            found |= {id(t): t for t in [getattr(dataset, name, None)] if t is not None and t is not False}
-        if why := self._why_not(name, joint, list(found.values())):
+        held = [getattr(layer, name, None) for layer in layers(self.dataset)]
+        found = list({id(t): t for t in held if t is not None and t is not False}.values())
+        if why := self._why_not(name, found):
             raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{name}=` explicitly.")
-        return next(iter(found.values()), None)
+        return found[0] if found else None
 
-    def _why_not(self, name: str, joint: list[Any], found: list[Any]) -> str | None:
-        """What makes it ambiguous."""
-        if joint:
+    def _why_not(self, name: str, found: list[Any]) -> str | None:
+        """What makes it ambiguous which of these transforms goes on all images."""
+        if any(map(joint_transforms, layers(self.dataset))):
             return "a joint `transforms`"
         if len(found) > 1:
             return f"{len(found)} different ones in its parts"
@@ -190,13 +188,11 @@ class Sources:
             ValueError: It doesn't: a wrapper has labels of its own, say.
         """
         change = self.target_transform
-        joint = (
-            getattr(getattr(layer, "transforms", None), "target_transform", None) for layer in layers(self.dataset)
-        )
-        joint = any(joint)  # torchvision's goes on with what was set to None since
+        joint = [getattr(layer, "transforms", None) for layer in layers(self.dataset)]
+        is_kept = any(getattr(both, "target_transform", None) for both in joint)  # by torchvision's, once it is None
         for k, leaf in enumerate(self.leaves):
             rows = np.flatnonzero(self.part == k)
-            if not (change or joint or leaf.is_joint(self.index[rows])):
+            if not (change or is_kept or leaf.is_joint(self.index[rows])):
                 continue
             labels = dict(zip(self.index[rows].tolist(), self.labels[rows].tolist(), strict=True))
             if label := leaf.another_label(labels, change or (lambda label: label), progress):
@@ -209,7 +205,7 @@ class Sources:
 
     @property
     def identity(self) -> str:
-        """Text that tells datasets apart: where a folder lies (its files may change), else `_Items.identity`."""
+        """Tells datasets apart: where a folder lies (its files may change), else what in it stays the same."""
         texts = []
         for k, leaf in enumerate(self.leaves):
             index = self.index[self.part == k]

@@ -24,14 +24,8 @@ __all__ = [
     "warn_of_unused",
 ]
 
-_NO_CLASS = {
-    "n/a",
-    "none",
-    "background",
-    "unlabeled",
-    "unlabelled",
-    "unknown",
-}  # what stands at 0 where labels begin at 1
+# What stands at 0 where labels begin at 1.
+_NO_CLASS = {"n/a", "none", "background", "unlabeled", "unlabelled", "unknown"}
 
 
 def is_int(value: Any) -> bool:

@@ -164,8 +164,10 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
         if own is not value:
             _put(raw, name, own)
     for name, stand in stands.items():
-        if isinstance(getattr(type(dataset), name, None), property):  # what it sets may be the user's: it stays, and
-            continue  # unless it is that of a dataset which is copied as well, it will be noticed that it isn't called
+        if isinstance(getattr(type(dataset), name, None), property):
+            # Setting it could change the user's own. Mostly it is that of a dataset in this one, which is copied as
+            # well; else it will be noticed that its stand-in isn't called.
+            continue
         if (value := getattr(raw, name, None)) is not None and not isinstance(value, Untouched):
             object.__setattr__(raw, name, _stand_in(value, stand))  # a frozen dataclass allows no other way
     joint = getattr(raw, "transforms", None)

@@ -78,7 +78,7 @@ class RawItems:
         self._reads += 1
         is_probe = self._reads.bit_count() == 1  # the 1st, 2nd, 4th, 8th … time
         with _watched(layers(self._copy)) if is_probe else nullcontext() as hidden:
-            item = self._read(self._copy, self._stands, index)
+            item = _read(self._copy, self._stands, index)
         if self._was_missed(self._stands) and not self._seen[index]:
             raise NotRaw(_CACHED)
         self._seen[index] = True  # what the copy keeps of it is untransformed
@@ -93,7 +93,7 @@ class RawItems:
             return None
         twin, stands = transforms_off(self._dataset)
         try:
-            other = self._read(twin, stands, index)
+            other = _read(twin, stands, index)
         except Exception:  # a database that is opened at the first read, say, and only once in a process
             return None
         if self._was_missed(stands):
@@ -114,15 +114,17 @@ class RawItems:
         """Whether a transform was not called that always is."""
         return not all(stands[name].given or stands["transforms"].given for name in self._always)
 
-    def _read(self, dataset: Any, stands: Mapping[str, Untouched], index: int) -> Any:
-        for stand in stands.values():
-            stand.given = []
-        try:
-            return dataset[index]
-        except (AttributeError, KeyError, TypeError) as error:
-            if stands["transform"].given:
-                raise TypeError(_FAILS.format(type(error).__name__, error)) from error
-            raise
+
+def _read(dataset: Any, stands: Mapping[str, Untouched], index: int) -> Any:
+    """An item; the stand-ins then hold what they were given for it."""
+    for stand in stands.values():
+        stand.given = []
+    try:
+        return dataset[index]
+    except (AttributeError, KeyError, TypeError) as error:
+        if stands["transform"].given:
+            raise TypeError(_FAILS.format(type(error).__name__, error)) from error
+        raise
 
 
 @contextmanager

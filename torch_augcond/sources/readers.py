@@ -74,7 +74,7 @@ class _Items:
         except Exception as error:
             return error
 
-    def labels(self, indices: np.ndarray, progress: Progress) -> list[Any] | np.ndarray:
+    def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
         """From `.targets` and its like where they agree with the first, middle and last item; else by reading all."""
         for folder in filter(has_class_folders, layers(self.dataset)):
             Folder(folder).check_names(folder.samples)
@@ -107,13 +107,12 @@ class _Items:
         return all(is_int(label) and label == samples[i][1] for i, label in places)
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
-        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read.
-
-        torchvision's own count from 0.
-        """
-        is_known = getattr(type(self.dataset).__getitem__, "__module__", "").startswith("torchvision.")
-        if self.believed or not must_read or not self._named() or is_known:
-            return self.believed[1] if self.believed else ()
+        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
+        if self.believed:
+            return self.believed[1]
+        is_torchvisions = getattr(type(self.dataset).__getitem__, "__module__", "").startswith("torchvision.")
+        if not must_read or not self._named() or is_torchvisions:  # whose labels count from 0
+            return ()
         return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
 
     def is_joint(self, indices: np.ndarray) -> bool:

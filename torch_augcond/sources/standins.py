@@ -28,16 +28,15 @@ class Untouched:
         if args and self.is_of == "an image" and isinstance(args[0], str | Number):
             raise TypeError(f"its dataset calls a `transform` on {args[0]!r}, which is no image: name it otherwise")
         self.given += [*args[:1], *fields.values()]
-        self.is_joint |= any(map(_is_label, [*args[1:], *fields.values(), *_held(*args[:1])]))
+        is_several = len(args) > 1 and not isinstance(args[1], bool)
+        beside = [*args[1:], *fields.values(), *(_parts(args[0]) if args else [])]
+        self.is_joint |= is_several or any(map(_is_label, beside))
         if not args:
             return {name: _fresh(value) for name, value in fields.items()}
-        if len(args) == 1 or isinstance(args[1], bool):
-            return _fresh(args[0])
-        self.is_joint = True
-        return tuple(map(_fresh, args))
+        return tuple(map(_fresh, args)) if is_several else _fresh(args[0])
 
 
-def _held(sample: Any = ()) -> list[Any]:
+def _parts(sample: Any) -> list[Any]:
     """What a sample is made of."""
     if isinstance(sample, Mapping):
         return list(sample.values())
