@@ -192,3 +192,27 @@ class Own:
 
     def __call__(self, image):
         return image.rotate(self.draws.random())
+
+
+def albumentations(*, image):
+    return {"image": torch.from_numpy(image.astype(np.float32))}
+
+
+class Named(Files):
+    def __getitem__(self, i):
+        path, label = self.files[i]
+        return self.transform(image=np.array(Image.open(path)))["image"], label
+
+
+def test_a_transform_that_is_called_otherwise_is_told_before_anything_is_made(folder, tmp_path):
+    arrays = ImageFolder(
+        folder, lambda array: array.shape, loader=lambda path: np.array(Image.open(path).convert("RGB"))
+    )
+    for real in (Named(folder, albumentations), arrays):
+        with pytest.raises(
+            ValueError, match="`transform` can't be taken over .* an RGB image of PIL alone, which raised"
+        ):
+            made(real, tmp_path / "set")
+        assert real[0] and not (tmp_path / "set").exists()
+    given = {"transform": lambda image: albumentations(image=np.array(image))["image"]}
+    assert made(Named(folder, albumentations), tmp_path / "set", **given)[0][0].shape == (16, 16, 3)

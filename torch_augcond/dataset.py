@@ -112,8 +112,8 @@ class AugConditionedSynthetic(DatasetFolder):
         fill_to: Real and synthetic images together make this many in each class that has fewer.
         generator: None for the default checkpoint, a name or path for ``load_generator`` (``"tiny"`` is bundled), or
             a generator.
-        prompt: A template (underscores of the dataset's class names become spaces in it), {class: prompt}, or a function
-            of the class name.
+        prompt: A template, in which underscores of the dataset's class names become spaces, {class: prompt}, or a
+            function of the class name.
         class_names: Names to use in prompts instead of the dataset's: a list, or {class: name}.
         guidance_scale: None for the paper's value: 10.0 up to 16 real images a class on average, else 2.0. A set that
             exists keeps the one it was made with.

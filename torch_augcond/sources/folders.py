@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torchvision.datasets import DatasetFolder, folder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -24,6 +25,7 @@ from .images import (
     to_rgb,
 )
 from .loaders import is_default, is_named, what_loads
+from .trials import check_takes_images
 
 __all__ = ["Folder", "Progress", "first_content", "has_class_folders", "is_plain", "root_of"]
 
@@ -106,7 +108,15 @@ class Folder:
         return False  # torchvision's own `__getitem__` transforms a label by itself
 
     def changed_otherwise(self, indices: np.ndarray, change: Callable[[Any], Any]) -> None:
-        return None  # and an image
+        """It gives `change` the image as a loader of the user's own returns that: an array, perhaps."""
+        if is_default(self.dataset.loader) or not len(indices):
+            return
+        try:
+            raw, _ = self.read(int(indices[0]))
+        except Exception:  # which is told when its turn comes
+            return
+        if not isinstance(raw, Image.Image):
+            check_takes_images(change, raw)
 
     def known_labels(self, progress: Progress, must_read: bool) -> list[Any]:
         return [label for _, label in self.samples]

@@ -1,19 +1,17 @@
 """The items of a dataset as it reads them, before any transform."""
 
-import random
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 import numpy as np
-import torch
 
 from .layers import TRANSFORMS, layers, transforms_all, transforms_off
 from .standins import Untouched, only_moved
 
-__all__ = ["NotRaw", "RawItems", "drawn_alike", "draws", "random_kept"]
+__all__ = ["NotRaw", "RawItems"]
 
 _CACHED = (
     "its dataset returned it without calling its transform, from a cache perhaps, so that the raw image can't be had. "
@@ -154,33 +152,3 @@ def _is_alike(item: Any, other: Any) -> bool:
         return np.array_equal(np.asarray(item[0]), np.asarray(other[0]))
     except Exception:  # no images
         return True
-
-
-@contextmanager
-def random_kept() -> Iterator[None]:
-    """Transforms that run in it draw nothing of what the user's own would draw later."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - that of the user's
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-
-
-def drawn_alike(make: Callable[[], Any]) -> Any:
-    """What it makes with the same random numbers each time."""
-    with random_kept():
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        torch.default_generator.manual_seed(0)  # that of a GPU stays as it is
-        return make()
-
-
-def draws(make: Callable[[], Any]) -> bool:
-    """Whether it draws any of those numbers."""
-    return drawn_alike(lambda: (make(), _next())[1]) != drawn_alike(_next)
-
-
-def _next() -> tuple[float, ...]:
-    return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002

@@ -14,7 +14,8 @@ from .folders import Folder, Progress, first_content, has_class_folders, is_plai
 from .images import DigestCache, hash_bytes
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, layers, own_copy
-from .raw import NotRaw, RawItems, drawn_alike, draws, random_kept
+from .raw import NotRaw, RawItems
+from .trials import check_takes_images, drawn_alike, draws, random_kept
 
 __all__ = ["flatten", "is_pure"]
 
@@ -181,7 +182,8 @@ class _Items:
             raise
         except Exception:  # a step behind the transform that can't do without it
             return True
-        with suppress(Exception):  # the dataset calls it in another way
+        check_takes_images(change, raw)
+        with suppress(Exception):  # it is given something else by the dataset
             if not _is_same(image, drawn_alike(lambda: change(raw))):
                 # Where both draw, they do so one after the other: `change` got other numbers there.
                 return not (draws(lambda: change(raw)) and draws(lambda: self._item(i)))
