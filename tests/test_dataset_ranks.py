@@ -3,7 +3,9 @@
 import functools
 import multiprocessing
 import os
+import sys
 import time
+import warnings
 
 import pytest
 from fakes import FakeGenerator, paint_folder
@@ -109,6 +111,22 @@ def test_a_killed_rank_stops_the_rest_and_a_rerun_completes(real, tmp_path):
     found = run(2, real, tmp_path / "set")
     assert [len(paths) for paths, _ in found.values()] == [40, 40]
     assert sum(len(made) for _, made in found.values()) == 40 - before
+
+
+def test_a_rank_that_constructs_it_alone_says_what_it_waits_for(real, tmp_path, monkeypatch, capfd):
+    """As where rank 0 alone makes it, and the others wait at a barrier until it is there."""
+    monkeypatch.setattr(shards, "wait_for", functools.partial(shards.wait_for, unusual_seconds=0.5))
+
+    def barrier(rank):
+        warnings.showwarning = lambda message, *where: sys.stderr.write(f"{message}\n")
+        if rank == 1:
+            time.sleep(3)
+
+    found = run(2, real, tmp_path / "set", fault=barrier)
+    assert [len(paths) for paths, _ in found.values()] == [40, 40]
+    told = capfd.readouterr().err
+    assert told.count("waits for rank 1, of which nothing has been heard: every rank must construct this dataset") == 1
+    assert "waits for rank 0" not in told
 
 
 def test_ranks_with_other_real_images_are_told_so(real, tmp_path):

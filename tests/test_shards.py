@@ -160,8 +160,22 @@ def test_heartbeats_keep_a_slow_rank_alive(tmp_path, monkeypatch):
     timer.join()
 
 
+def test_who_hasnt_been_heard_of_is_named_once_in_a_warning(tmp_path):
+    left = [np.array([0, 1, 1, 1])] * 9 + [np.zeros(4)]
+    times = {"poll_seconds": 0.01, "unusual_seconds": 0.02}
+    text = "waits for ranks 1, 3, of which nothing has been heard: every rank must"
+    with (
+        shards.Heartbeat(tmp_path, (0, 4)) as beat,
+        shards.Heartbeat(tmp_path, (2, 4)),
+        pytest.warns(match=text) as told,
+    ):
+        shards.wait_for(tmp_path, lambda: left.pop(0), 4, since=beat.since, **times)
+    assert len(told) == 1 and told[0].filename == __file__
+
+
 def test_two_runs_of_other_plans_disturb_each_other_no_more_than_an_earlier_one(tmp_path):
-    """Another plan's rank of the same number is only told where there is none of this plan, and it was heard of now."""
+    """Another plan's rank of the same number is only told where none of this plan comes up, and it was heard of now."""
+    times = {"poll_seconds": 0.01, "stalled_seconds": 0.1}
     owed = [np.array([0, 1]), np.array([0, 0])] * 2
     with (
         shards.Heartbeat(tmp_path, (0, 2), "mine") as beat,
@@ -174,5 +188,7 @@ def test_two_runs_of_other_plans_disturb_each_other_no_more_than_an_earlier_one(
     os.utime(other, ns=(0, beat.since - 1))
     shards.wait_for(tmp_path, lambda: owed.pop(0), 2, since=beat.since, plan="mine", poll_seconds=0)
     other.touch()
+    owed = [np.array([0, 1])] * 2 + [np.array([0, 0])]
+    shards.wait_for(tmp_path, lambda: owed.pop(0), 2, since=beat.since, plan="mine", poll_seconds=0)
     with pytest.raises(RuntimeError, match="Rank 1 of 2 makes other images of this set"):
-        shards.wait_for(tmp_path, lambda: np.array([0, 1]), 2, since=beat.since, plan="mine", poll_seconds=0)
+        shards.wait_for(tmp_path, lambda: np.array([0, 1]), 2, since=beat.since, plan="mine", **times)

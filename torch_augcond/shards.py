@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .checks import warn
+
 __all__ = ["Heartbeat", "Shard", "agree", "from_environment", "from_slurm", "local_rank", "owners", "parse", "wait_for"]
 
 Shard = tuple[int, int]
@@ -23,6 +25,7 @@ BEAT_PREFIX = ".augcond-tmp-beat-"
 BEAT_SECONDS = 5.0
 STALLED_SECONDS = 50.0  # a process that was at work and is silent for so long has died
 ABSENT_SECONDS = 600.0  # a process that hasn't shown up yet may still be loading its libraries or data
+UNUSUAL_SECONDS = 20.0  # after so long, who waits for one that hasn't shown up yet says so
 _STORE_TIMEOUT = timedelta(seconds=10)
 _started = time.monotonic()
 
@@ -215,17 +218,18 @@ def _others(ranks: Sequence[object], count: int) -> RuntimeError:
     )
 
 
-def _of_other_plans(root: str | os.PathLike, owed: np.ndarray, plan: str, since: int) -> list[int]:
-    """The shards that owe images and have been heard of since then, but only as those of another plan."""
-    count = len(owed)
-    heard = {path.name for path in Path(root).glob(f"{BEAT_PREFIX}*-of-{count}-*") if (_changed(path) or 0) >= since}
-    own = [beat_path(root, (index, count), plan).name for index in range(count)]
-    others = [beat_path(root, (index, count), "").name + "-" for index in range(count)]
-    return [
-        index
-        for index in np.flatnonzero(owed).tolist()
-        if own[index] not in heard and any(name.startswith(others[index]) for name in heard)
-    ]
+def _waits_for(ranks: Sequence[int]) -> str:
+    return (
+        f"This rank has made its share of the images and waits for rank{'s' * (len(ranks) > 1)} "
+        f"{', '.join(map(str, ranks))}, of which nothing has been heard: every rank must construct this dataset, not "
+        "one of them before a barrier (docs/scaling-out.md)."
+    )
+
+
+def _of_other_plans(root: str | os.PathLike, absent: Sequence[int], count: int, since: int) -> list[int]:
+    """Which of the shards that are absent from this plan have been heard of since then as those of another one."""
+    found = {index: Path(root).glob(f"{beat_path(root, (index, count)).name}-*") for index in absent}
+    return [index for index, paths in found.items() if any((_changed(path) or 0) >= since for path in paths)]
 
 
 class Watch:
@@ -250,6 +254,11 @@ class Watch:
         self.stalled_seconds, self.since = stalled_seconds, since
         self._seen: dict[int, tuple[object, float]] = {}
 
+    def absent(self, owed: np.ndarray) -> list[int]:
+        """The shards that owe images and haven't been heard of at all, since this run began."""
+        since = 0 if self.since is None else self.since
+        return [index for index in np.flatnonzero(owed).tolist() if (_changed(self.paths[index]) or -1) < since]
+
     def silent(self, owed: np.ndarray, now: float) -> list[int]:
         """The shards unheard of for longer than their limit, given what each owes and the time in seconds."""
         return [index for index in np.flatnonzero(owed).tolist() if self._silence(index, int(owed[index]), now)]
@@ -273,8 +282,12 @@ def wait_for(
     poll_seconds: float = 1.0,
     stalled_seconds: float = STALLED_SECONDS,
     absent_seconds: float = ABSENT_SECONDS,
+    unusual_seconds: float = UNUSUAL_SECONDS,
 ) -> None:
     """Returns when no shard owes an image any more; raises once one that does has gone silent.
+
+    Another run, which makes more images of the same set, may have a shard of the same number: that it is heard of means
+    nothing until this run's own has had time to show up.
 
     Args:
         root: The store's directory, in which the processes leave their heartbeats.
@@ -285,15 +298,21 @@ def wait_for(
         poll_seconds: Pause between two looks; longer where a look itself takes long.
         stalled_seconds: How long a process that was at work may be silent.
         absent_seconds: How long one may take to show up at all.
+        unusual_seconds: When to warn that one hasn't.
 
     Raises:
         RuntimeError: If a shard owes images and hasn't been heard of for so long, or is at work on another plan.
     """
-    watch = Watch(root, count, stalled_seconds, absent_seconds, since, plan)
+    watch, begun = Watch(root, count, stalled_seconds, absent_seconds, since, plan), time.monotonic()
     while (owed := missing()).any():
         started = time.monotonic()
-        if plan and since is not None and (other := _of_other_plans(root, owed, plan, since)):
-            raise _others(other, count)
+        waited, absent = started - begun, watch.absent(owed)
+        told = plan and since is not None and waited > stalled_seconds
+        if told and (others := _of_other_plans(root, absent, count, since)):
+            raise _others(others, count)
+        if absent and waited > unusual_seconds:
+            warn(_waits_for(absent))
+            unusual_seconds = float("inf")  # once
         if silent := watch.silent(owed, started):
             raise RuntimeError(
                 f"Rank {', '.join(map(str, silent))} of {count} has been silent for "
