@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,7 @@ from . import config, scan
 from .disk import Immovable, explained, is_regular, make_aside, make_folder, move, publish, sweep, sync_folder
 from .embedding_cache import DigestCache, EmbeddingCache
 from .imagefile import Corrupt, check, encode, extension, read_provenance
+from .keys import NO_KEYS, among, as_keys, keys_of
 from .names import aside_of, escape_class, place_of, unescape_class
 from .records import Failures, Stock
 from .turns import Turns
@@ -28,19 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Corrupt", "Store", "escape_class", "unescape_class"]
 
-_NO_KEYS = np.empty(0, "S16")
-
-
-def _as_keys(names: Iterable[str]) -> np.ndarray:
-    return np.frombuffer(bytes.fromhex("".join(name[:32] for name in names)), dtype="S16")
-
-
-def _among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which of ``keys`` are in ``known`` (sorted)."""
-    if not len(known):
-        return np.zeros(len(keys), dtype=bool)
-    return known[np.searchsorted(known, keys).clip(max=len(known) - 1)] == keys
-
 
 def _place(root: Path) -> tuple[int, ...] | None:
     """Which folder of which disk it is, with which record of its settings; ``None`` if there is none."""
@@ -49,10 +37,6 @@ def _place(root: Path) -> tuple[int, ...] | None:
         mark = [os.stat(record)] if record.exists() else []  # inodes are used again
         return folder.st_dev, folder.st_ino, *[number for x in mark for number in (x.st_ino, x.st_mtime_ns)]
     return None
-
-
-def _plan_keys(plan: Plan) -> np.ndarray:
-    return np.ascontiguousarray(plan.keys).view("S16").reshape(-1)
 
 
 class Store:
@@ -159,12 +143,12 @@ class Store:
             Output: bool ``(len(plan),)``.
         """
         there = np.zeros(len(plan), dtype=bool)
-        keys, ending = _plan_keys(plan), f".{extension(plan.settings.image_size)}"
+        keys, ending = keys_of(plan), f".{extension(plan.settings.image_size)}"
         folders = {folder.name: folder for folder in scan.folders(self.root)}
         for name, rows in plan.by_class():
             if folder := folders.get(escape_class(name)):
                 found = [name for name in scan.images(folder) if name.endswith(ending)]
-                there[rows] = _among(keys[rows], np.sort(_as_keys(found)))
+                there[rows] = among(keys[rows], np.sort(as_keys(found)))
         return there
 
     def write(self, recipe: Recipe, image: torch.Tensor, provenance: dict[str, Any]) -> Path:
@@ -197,7 +181,7 @@ class Store:
         for folder in {path.parent for path in paths}:
             with suppress(FileNotFoundError), explained(folder):  # not found: all of it was set aside meanwhile
                 sync_folder(folder)
-        self._failures.settle(_as_keys(recipe.key for recipe in recipes))
+        self._failures.settle(as_keys(recipe.key for recipe in recipes))
         return paths
 
     def _write(self, row: tuple[Recipe, torch.Tensor, dict[str, Any]]) -> Path:
@@ -259,11 +243,11 @@ class Store:
 
     def _strangers(self, plan: Plan) -> list[Path]:
         """The images that ``plan`` doesn't have, or not in that class."""
-        keys, found = _plan_keys(plan), []
+        keys, found = keys_of(plan), []
         known = {escape_class(name): np.sort(keys[rows]) for name, rows in plan.by_class()}
         for folder in scan.folders(self.root):
             names = scan.images(folder)
-            strange = ~_among(_as_keys(names), known.get(folder.name, _NO_KEYS))
+            strange = ~among(as_keys(names), known.get(folder.name, NO_KEYS))
             found += [Path(folder.path, names[i]) for i in np.flatnonzero(strange)]
         return found
 
@@ -305,10 +289,10 @@ class Store:
         shelf = [(folder.path, name) for folder in scan.folders(self._shelf) for name in scan.images(folder)]
         if not shelf:
             return 0
-        keys, there, shelved = _plan_keys(plan), self.present(plan), _as_keys(name for _, name in shelf)
-        for i in np.flatnonzero(_among(shelved, np.sort(keys[there]))):
+        keys, there, shelved = keys_of(plan), self.present(plan), as_keys(name for _, name in shelf)
+        for i in np.flatnonzero(among(shelved, np.sort(keys[there]))):
             self._put_aside(Path(*shelf[i]), "surplus")  # there it would hide that the set's own has gone
-        wanted = np.flatnonzero(_among(shelved, np.sort(keys[~there])))
+        wanted = np.flatnonzero(among(shelved, np.sort(keys[~there])))
         return sum(self._take_back(Path(*shelf[i])) for i in wanted)
 
     def _take_back(self, path: Path) -> bool:
@@ -371,7 +355,7 @@ class Store:
         Shape:
             present, failed: bool (N,).
         """
-        self._failures.settle(_plan_keys(plan)[present])
+        self._failures.settle(keys_of(plan)[present])
         self._stock.take(plan, present, failed)
 
     def turns(self, plan: Plan, rows: Sequence[int], size: int) -> Turns:

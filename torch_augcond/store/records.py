@@ -16,13 +16,13 @@ import numpy as np
 
 from .disk import MAX_METADATA, explained, publish, read_regular, seal_with, sync_folder, unseal_with
 from .imagefile import extension
+from .keys import NO_KEYS, as_bytes, as_keys, keys_of
 from .names import aside_of, escape_class
 from .scan import images, metadata
 
 if TYPE_CHECKING:
     from ..plan import Plan, Recipe
 
-_NONE = np.empty(0, "S16")
 _LINES = 100  # in one file of failures: it is written anew for each of them
 _TICK = 1e-6  # seconds between two failures of one process, at least
 _KEY = re.compile("[0-9a-f]{32}")
@@ -68,7 +68,7 @@ class Failures:
         records, passed = self._read()
         left = sorted({_name(record) for record in records} - passed)
         if left:
-            hit = np.isin(np.array([bytes.fromhex(key) for key, _ in left], "S16"), made)
+            hit = np.isin(as_keys(key for key, _ in left), made)
             lines = [json.dumps({"key": key, "time": when, "passed": True}) for (key, when) in compress(left, hit)]
             if lines:
                 self._write(lines, f"passed-{secrets.token_hex(8)}")
@@ -109,14 +109,13 @@ class Stock:
 
     def take(self, plan: "Plan", present: np.ndarray, failed: np.ndarray) -> None:
         """Writes down the images of ``plan`` that are there, and the others on the list, less the failed ones."""
-        ending = extension(plan.settings.image_size)
-        keys = np.ascontiguousarray(plan.keys).view("S16")[:, 0]
+        ending, keys = extension(plan.settings.image_size), keys_of(plan)
         there = {escape_class(name): np.sort(keys[rows][present[rows]]) for name, rows in plan.by_class()}
         old, failures = metadata(self._root, self.prefix), keys[failed]
         if not self._is(old, _sealed(ending, there)):
             whole, _, listed = self._listed(old)
             surplus = {folder: self._surplus(folder, keys, failures) for folder, keys in listed.items()}
-            known = {folder: np.union1d(there.get(folder, _NONE), keys) for folder, keys in surplus.items()}
+            known = {folder: np.union1d(there.get(folder, NO_KEYS), keys) for folder, keys in surplus.items()}
             self._replace(whole, _sealed(ending, there | known))
 
     def _is(self, files: list[Path], data: bytes) -> bool:
@@ -139,15 +138,15 @@ class Stock:
 
     def _surplus(self, folder: str, listed: np.ndarray, failures: np.ndarray) -> np.ndarray:
         """Those on the list that neither failed nor were set aside as stale."""
-        stale = [bytes.fromhex(name[:32]) for name in images(aside_of(self._root) / "stale" / folder)]
-        return np.setdiff1d(listed, np.concatenate([failures, np.array(stale, "S16")]))
+        stale = as_keys(images(aside_of(self._root) / "stale" / folder))
+        return np.setdiff1d(listed, np.concatenate([failures, stale]))
 
     def missing(self) -> Iterator[Path]:
         """The images on the list that are gone, but for stale ones; none where there is no list, or it is damaged."""
         ending, listed = self._all_listed()
         for folder, keys in listed.items():
             there = set(images(self._root / folder)) if (self._root / folder).is_dir() else set()
-            names = [f"{key.hex()}.{ending}" for key in _as_bytes(keys)]
+            names = [f"{key.hex()}.{ending}" for key in as_bytes(keys)]
             if not there.issuperset(names):
                 there |= set(images(aside_of(self._root) / "stale" / folder))
             yield from (self._root / folder / name for name in names if name not in there)
@@ -176,9 +175,3 @@ class Stock:
 def _sealed(ending: str, listed: dict[str, np.ndarray]) -> bytes:
     folders = [(folder, len(keys)) for folder, keys in listed.items()]
     return seal_with(b"".join(keys.tobytes() for keys in listed.values()), {"extension": ending, "folders": folders})
-
-
-def _as_bytes(keys: np.ndarray) -> Iterator[bytes]:
-    """Each key whole: numpy's own scalars of bytes lose zeros at their end."""
-    data = keys.tobytes()
-    return (data[i : i + 16] for i in range(0, len(data), 16))
