@@ -206,6 +206,26 @@ def test_export_leaves_out_what_has_gone_and_names_what_cannot_be_read(real, tmp
     assert target.read_text("utf-8").count("\n") == 11 and not list((tmp_path / "set").glob(".augcond-tmp*"))
 
 
+def test_a_set_of_links_is_left_as_it_is(real, tmp_path, capsys):
+    """As `snapshot_download` makes in the Hub's cache: elsewhere its links would lead nowhere."""
+    job_of(real, tmp_path / "set").make()
+    (tmp_path / "set").rename(tmp_path / "blobs")
+    for path in (tmp_path / "blobs").rglob("*"):
+        if path.is_file():
+            link = tmp_path / "set" / path.relative_to(tmp_path / "blobs")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(path, link.parent))
+    before = contents(tmp_path / "set")
+    with pytest.raises(
+        ValueError, match=r"json is a link, as in the Hub's cache. Fetch the set with `local_dir=`, or copy"
+    ):
+        job_of(real, tmp_path / "set")
+    for argv in (["verify"], ["verify", "--dry-run"], ["export"]):
+        assert main([*argv, str(tmp_path / "set")]) == 1
+        assert "is a link, as in the Hub's cache" in capsys.readouterr().err
+    assert contents(tmp_path / "set") == before and not (tmp_path / "set.aside").exists()
+
+
 def test_export_names_what_is_none_of_the_set(real, tmp_path):
     job_of(real, tmp_path / "set").make()
     job_of(real, tmp_path / "other", seed=7).make()

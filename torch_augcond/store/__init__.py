@@ -318,8 +318,10 @@ class Store:
                 Safe while others write.
 
         Raises:
-            ValueError: If a folder without a record of its settings holds other files: it may be the user's own.
+            ValueError: If a folder without a record of its settings holds other files (it may be the user's own), or
+                that record is a link.
         """
+        config.check_no_link(self.root)
         if repair:
             config.check_own(self.root)
         damaged = set()

@@ -11,7 +11,7 @@ from .disk import MAX_METADATA, explained, publish, read_regular, seal, sync_fol
 if TYPE_CHECKING:
     from ..plan import Settings
 
-__all__ = ["check_own", "check_place", "claim", "recorded"]
+__all__ = ["check_no_link", "check_own", "check_place", "claim", "recorded"]
 
 _FORMAT = 1
 _ASIDE = ".aside"
@@ -58,6 +58,7 @@ def recorded(root: Path) -> dict[str, Any]:
         FileNotFoundError: If nobody has claimed it.
         ValueError: If the record is damaged or from a newer version.
     """
+    check_no_link(root)
     path = root / scan.CONFIG
     try:
         record = unseal(read_regular(path, MAX_METADATA), indent=2)
@@ -86,6 +87,20 @@ def _compare(root: Path, settings: "Settings", there: dict[str, Any]) -> None:
         raise ValueError(
             f"`root` must hold one set, but {root} was made with another configuration: {'; '.join(differences)}. "
             "Choose another `root`, or the configuration it was made with."
+        )
+
+
+def check_no_link(root: Path) -> None:
+    """Refuses a set whose record is a link to a file: so may all of it be, which would be taken for damage.
+
+    Raises:
+        ValueError: It says how to get at the files.
+    """
+    path = root / scan.CONFIG
+    if path.is_symlink() and path.is_file():
+        raise ValueError(
+            f"`root` must hold files, but {path} is a link, as in the Hub's cache. Fetch the set with `local_dir=`, or "
+            "copy it with `cp -rL`."
         )
 
 
