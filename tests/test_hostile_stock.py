@@ -90,6 +90,26 @@ def test_a_failure_has_passed_once_its_image_is_written_though_that_run_is_kille
     assert list(job_of(real, tmp_path / "set").store.failures()) == [job.plan[1].key]
 
 
+def test_failures_that_are_known_are_not_read_for_each_batch(real, tmp_path):
+    """There may be hundreds of files of them; what others add meanwhile is seen."""
+    store, other = (job_of(real, tmp_path / "set").store for _ in range(2))
+    plan = job_of(real, tmp_path / "set").plan
+    store.record_failure(plan[0], "one")
+    assert list(store.failures()) == [plan[0].key]
+    (path,) = (tmp_path / "set").glob(".augcond-failures-*")
+    status, data = path.stat(), path.read_bytes()
+    path.write_bytes(data.replace(b'"one"', b'"ONE"'))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert store.failures()[plan[0].key]["reason"] == "one" and not other.failures(), "only the other one reads it"
+    path.write_bytes(data)
+    other.record_failure(plan[1], "another")
+    assert list(store.failures()) == [plan[0].key, plan[1].key]
+    store.write(plan[1], torch.zeros(3, 16, 16, dtype=torch.uint8), {}).unlink()
+    assert list(store.failures()) == list(other.failures()) == [plan[0].key]
+    path.unlink()
+    assert not store.failures()
+
+
 def test_what_fails_again_is_found_though_the_clock_was_set_back(real, tmp_path, monkeypatch):
     now = records.time.time()
     monkeypatch.setattr(Sources, "image", hiccup)

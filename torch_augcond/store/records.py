@@ -41,6 +41,7 @@ class Failures:
 
     def __init__(self, root: Path):
         self._root, self._lines, self._writer, self._last = root, [], "", 0.0
+        self._seen: dict[Path, tuple[tuple[int, ...], list[Any]]] = {}
 
     def add(self, recipe: "Recipe", reason: str) -> None:
         """Notes one failure."""
@@ -61,7 +62,8 @@ class Failures:
         tried again."""
         records, passed = self._read()
         left = [record for record in records if _name(record) not in passed]
-        return {record.pop("key"): record for record in sorted(left, key=lambda record: record["time"])}
+        left.sort(key=lambda record: record["time"])
+        return {record["key"]: {name: record[name] for name in record if name != "key"} for record in left}
 
     def settle(self, made: np.ndarray) -> None:
         """Notes that the failures of images that have been made (their keys, S16) have passed."""
@@ -74,14 +76,22 @@ class Failures:
                 self._write(lines, f"passed-{secrets.token_hex(8)}")
 
     def _read(self) -> tuple[list[dict[str, Any]], set[tuple[str, float]]]:
-        """All failures, and which of them have passed."""
-        records: list[Any] = []
-        for path in metadata(self._root, self.prefix):
-            with suppress(ValueError, FileNotFoundError):
-                _, lines = unseal_with(read_regular(path, MAX_METADATA))
-                records += [json.loads(line) for line in lines.splitlines()]
-        passed = {_name(record) for record in records if _is_like(record, _PASSED)}
-        return [record for record in records if _is_like(record, _FAILURE)], passed
+        """All failures, and which of them have passed; only files that are new since the last time are opened."""
+        self._seen = {path: seen for path in metadata(self._root, self.prefix) if (seen := self._look(path))}
+        records = [record for _, found in self._seen.values() for record in found]
+        passed = {_name(record) for record in records if "passed" in record}
+        return [record for record in records if "passed" not in record], passed
+
+    def _look(self, path: Path) -> tuple[tuple[int, ...], list[Any]] | None:
+        """What a file holds, and what tells it from a later one of that name; None if it is gone or damaged."""
+        with suppress(ValueError, FileNotFoundError):
+            status = path.lstat()
+            mark = status.st_ino, status.st_mtime_ns, status.st_size
+            if path in self._seen and self._seen[path][0] == mark:
+                return self._seen[path]
+            records = [json.loads(line) for line in unseal_with(read_regular(path, MAX_METADATA))[1].splitlines()]
+            return mark, [record for record in records if _is_like(record, _FAILURE) or _is_like(record, _PASSED)]
+        return None
 
 
 def _name(record: dict[str, Any]) -> tuple[str, float]:
