@@ -158,9 +158,14 @@ WEIGHTS = {
     "vae": [
         lambda pipe: setattr(pipe.vae.decoder.conv_norm_out, "eps", 0.1),
         lambda pipe: setattr(pipe.vae, "decode", lambda x, **options: [x]),
+        lambda pipe: setattr(pipe.vae, "_decode", lambda x, **options: [x]),
     ],
     "pipeline": [lambda pipe: setattr(pipe, "encode_prompt", lambda *given: None)],
-    "tokenizer": [lambda pipe: setattr(pipe.tokenizer.backend_tokenizer, "normalizer", normalizers.Replace("a", "b"))],
+    "tokenizer": [
+        lambda pipe: setattr(pipe.tokenizer.backend_tokenizer, "normalizer", normalizers.Replace("a", "b")),
+        lambda pipe: setattr(pipe.tokenizer, "_encode_plus", lambda *given: None),
+    ],
+    "feature_extractor": [lambda pipe: setattr(pipe.feature_extractor, "_preprocess", lambda *given: None)],
 }
 
 

@@ -18,6 +18,7 @@ _ALIKE = re.compile(r"(Sliced|XFormers|XLA|Fused)?Attn(AddedKV)?Processor(2_0|NP
 _MOVING = re.compile(r".*Offload.*|AlignDevicesHook|LayerwiseCasting.*|PeftInputAutocast.*|SequentialHook").fullmatch
 _SWITCHES = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
+_PROCESSORS = ("feature_extractor", "image_processor", "image_noising_scheduler")
 
 _WORDS = 2**17
 # {name: (shape, dtype, content)} of weights, {name: class and numbers} of modules.
@@ -30,8 +31,8 @@ def weights_of(pipe: Any) -> Weights:
     Neither devices nor strides nor compilation count. Of the tokenizer all that it does.
     """
     models = {part: _tensors(getattr(pipe, part)) | _modules(getattr(pipe, part)) for part in MODELS}
-    parts = {name: functions_of(getattr(pipe, name)) for name in ("image_processor", "image_noising_scheduler")}
-    return models | parts | {"pipeline": functions_of(pipe), "tokenizer": {"": _words(pipe.tokenizer)}}
+    parts = {name: functions_of(getattr(pipe, name)) for name in _PROCESSORS} | {"pipeline": functions_of(pipe)}
+    return models | parts | {"tokenizer": functions_of(pipe.tokenizer) | {"": _words(pipe.tokenizer)}}
 
 
 def check_weights(pipe: Any, noted: Weights) -> None:
@@ -127,9 +128,12 @@ def functions_of(thing: Any) -> dict[str, str]:
     own = vars(thing)
     kinds = [type(hook).__name__ for hook in getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
     kinds += [type(own["_hf_hook"]).__name__] if "_hf_hook" in own else []
-    moved = {"forward"} if kinds else set()  # that of the hooks
-    replaced = {name: value for name, value in own.items() if not name.startswith("_") and name not in moved}
-    found = {name: [value] for name, value in replaced.items() if isinstance(value, FunctionType | MethodType)}
+    functions = {name: value for name, value in own.items() if isinstance(value, FunctionType | MethodType)}
+    if kinds:
+        functions.pop("forward", None)  # the hooks'
+    # The libraries keep functions, too, in private attributes, but none that is a method of its class.
+    methods = {name for name in functions if not name.startswith("_") or callable(getattr(type(thing), name, None))}
+    found = {name: [functions[name]] for name in methods}
     found |= {name: [*own[name].values()] for name in ("_forward_hooks", "_forward_pre_hooks") if own.get(name)}
     found |= {kind: [kind] for kind in kinds if not _MOVING(kind)}
     ours = {name for name, (first, *_) in found.items() if hasattr(first, "plain")}
