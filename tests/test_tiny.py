@@ -1,6 +1,7 @@
 """The bundled checkpoint: small, whole, loaded like any other, and it follows its condition on classes it never saw."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_is_half_precision_safetensors_of_diffusers_own_classes():
 def test_has_the_shape_that_the_card_says(tiny):
     assert (tiny.embed_dim, tiny.image_size, tiny.dtype) == (256, 32, torch.float32)
     assert tiny.fingerprint.startswith("local@")
+
+
+def test_a_folder_of_its_name_isnt_passed_over_in_silence(tiny, tmp_path, monkeypatch, recwarn):
+    shutil.copytree(FOLDER, tmp_path / "tiny")
+    (tmp_path / "tiny" / "tokenizer" / "tokenizer_config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert load_generator("./tiny").fingerprint != tiny.fingerprint and not recwarn
+    assert load_generator("tiny").fingerprint == tiny.fingerprint
+    assert "'tiny' in this directory isn't looked at. It is './tiny'." in str(recwarn.pop(UserWarning).message)
 
 
 def test_normaliser_holds_measured_statistics(tiny):

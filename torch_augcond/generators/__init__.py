@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from ..checks import did_you_mean, one_of, warn
-from .checkpoints import Checkpoint, find_checkpoint
+from .checkpoints import SHORT_NAMES, Checkpoint, find_checkpoint
+from .folder import INDEX
 from .memory import free_memory
 from .options import keep_own_scheduler
 from .protocol import BadImages, Generator
@@ -80,6 +81,9 @@ def load_generator(
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point or dtype.itemsize < 2:
         rule = "`dtype` must be a floating torch.dtype of 16 bits or more, such as torch.bfloat16"
         raise TypeError(f"{rule}, but got {dtype!r}.")
+    name = os.fspath(name_or_path)
+    if name in SHORT_NAMES and os.path.exists(os.path.join(name, INDEX)):
+        warn(f"{name!r} is a short name: the folder {name!r} in this directory isn't looked at. It is './{name}'.")
     checkpoint = find_checkpoint(
         name_or_path,
         revision=revision,

@@ -13,7 +13,7 @@ from ..checks import brief, did_you_mean
 from .folder import INDEX, check_folder, check_index, choose_files, num_missing, num_parameters_in
 from .weights import MODELS
 
-__all__ = ["MIRRORS", "Checkpoint", "cached_commit", "find_checkpoint", "short_name"]
+__all__ = ["MIRRORS", "SHORT_NAMES", "Checkpoint", "cached_commit", "find_checkpoint", "short_name"]
 
 TINY = Path(__file__).parent.parent / "checkpoints" / "tiny-unclip"
 
@@ -34,7 +34,7 @@ MIRRORS = MappingProxyType(
     }
 )
 
-_NAMES = (*MIRRORS, "tiny")
+SHORT_NAMES = (*MIRRORS, "tiny")
 _GONE = {401, 403, 404, 410}
 
 
@@ -121,7 +121,7 @@ def find_checkpoint(
     if isinstance(name_or_path, Path) or not re.fullmatch(r"[^./~\s][^/\s]*/[^/\s]+", name):
         raise FileNotFoundError(
             f"`name_or_path` must be an existing folder, owner/name on the Hugging Face Hub or one of "
-            f"{', '.join(_NAMES)}, but there is no folder {brief(name, 200)!r}.{did_you_mean(name, _NAMES)}"
+            f"{', '.join(SHORT_NAMES)}, but there is no folder {brief(name, 200)!r}.{did_you_mean(name, SHORT_NAMES)}"
         )
     return _from_hub(name, (name,), revision, variant, token, cache_dir, local_files_only)
 
