@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Corrupt", "Store", "escape_class", "unescape_class"]
 
 
-def _place(root: Path) -> tuple[int, ...] | None:
+def _identity(root: Path) -> tuple[int, ...] | None:
     """Which folder of which disk it is, with which record of its settings; ``None`` if there is none."""
     with suppress(OSError):
         folder, record = os.stat(root), root / scan.CONFIG
@@ -87,12 +87,12 @@ class Store:
             raise NotADirectoryError(f"`root` must be a folder, but {self.root} is a file. Choose another `root`.")
         config.check_place(self.root)
         if not write:
-            config._compare(self.root, settings, self.recorded())
+            config.compare(self.root, settings, self.recorded())
             return
         with explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
         config.claim(self.root, settings)
-        self._claimed = _place(self.root), settings
+        self._claimed = _identity(self.root), settings
         sweep(self.root)
 
     def _check_claimed(self) -> None:
@@ -101,11 +101,11 @@ class Store:
         Raises:
             RuntimeError: If another set is there, or none.
         """
-        (place, settings), now = self._claimed, _place(self.root)
+        (place, settings), now = self._claimed, _identity(self.root)
         if settings is None or now in (None, place):  # that it has gone, writing says
             return
         try:  # some network file systems number their folders anew
-            config._compare(self.root, settings, self.recorded())
+            config.compare(self.root, settings, self.recorded())
         except (FileNotFoundError, ValueError) as error:
             raise RuntimeError(
                 f"`root` must stay the same folder during a run, but {self.root} is another one now: {error} Images "

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from . import scan
 from .disk import MAX_METADATA, explained, publish, read_regular, seal, sync_folder, unseal
+from .names import ASIDE
 
 if TYPE_CHECKING:
     from ..plan import Settings
 
-__all__ = ["check_no_link", "check_own", "check_place", "claim", "recorded"]
+__all__ = ["check_no_link", "check_own", "check_place", "claim", "compare", "recorded"]
 
 _FORMAT = 1
-_ASIDE = ".aside"
 
 
 def check_place(root: Path) -> None:
@@ -26,13 +26,13 @@ def check_place(root: Path) -> None:
         )
     place = root.resolve()
     for folder in (place, *place.parents):
-        name = folder.name.removesuffix(_ASIDE)
+        name = folder.name.removesuffix(ASIDE)
         if name not in ("", folder.name) and (folder.with_name(name) / scan.CONFIG).exists():
             raise ValueError(
                 f"`root` must not be where another set keeps things aside, but {root} is where "
                 f"{folder.with_name(name)} does. Choose another `root`."
             )
-    aside = place.with_name(place.name + _ASIDE)
+    aside = place.with_name(place.name + ASIDE)
     if (aside / scan.CONFIG).exists():
         raise ValueError(
             f"`root` must have room beside it for what is set aside, but {aside} is another set. Choose another `root`."
@@ -48,7 +48,7 @@ def claim(root: Path, settings: "Settings") -> None:
     """
     if not (root / scan.CONFIG).exists():
         _write(root, settings)
-    _compare(root, settings, recorded(root))
+    compare(root, settings, recorded(root))
 
 
 def recorded(root: Path) -> dict[str, Any]:
@@ -76,7 +76,8 @@ def recorded(root: Path) -> dict[str, Any]:
     return record["settings"]
 
 
-def _compare(root: Path, settings: "Settings", there: dict[str, Any]) -> None:
+def compare(root: Path, settings: "Settings", there: dict[str, Any]) -> None:
+    """Raises a ValueError that names the differences, if the settings that are ``there`` are others."""
     try:
         differences = settings.differences(type(settings)(**there))
     except (TypeError, ValueError) as error:
@@ -120,7 +121,7 @@ def check_own(root: Path) -> None:
 def _write(root: Path, settings: "Settings") -> None:
     check_own(root)
     if made := scan.settings(root):  # the record is gone, but the images know
-        _compare(root, settings, made)
+        compare(root, settings, made)
     data = seal({"format": _FORMAT, "settings": settings.as_dict()}, indent=2)
     with suppress(FileExistsError), explained(root, len(data)):  # exists: what another process wrote is compared
         publish(data, root / scan.CONFIG, root, replace=False)

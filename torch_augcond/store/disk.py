@@ -71,14 +71,21 @@ def read_regular(path: str | os.PathLike, limit: int) -> bytes:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link; a socket
             raise ValueError("it is not a regular file") from error
         raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    try:
+        check_regular(os.fstat(descriptor), limit)
+    except ValueError:
         os.close(descriptor)
-        raise ValueError("it is not a regular file")
+        raise
     with open(descriptor, "rb") as file:
-        if status.st_size > limit:
-            raise ValueError(f"it has {status.st_size:,} bytes, more than the {limit:,} such a file may have")
         return file.read()
+
+
+def check_regular(status: os.stat_result, limit: int) -> None:
+    """Raises a ValueError if what has this status is no regular file, or has more than ``limit`` bytes."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is not a regular file")
+    if status.st_size > limit:
+        raise ValueError(f"it has {status.st_size:,} bytes, more than the {limit:,} such a file may have")
 
 
 @contextmanager

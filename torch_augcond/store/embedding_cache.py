@@ -3,7 +3,6 @@
 import hashlib
 import os
 import secrets
-import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from ..checks import warn
-from .disk import MAX_METADATA, publish, read_regular
+from .disk import MAX_METADATA, check_regular, publish, read_regular
 
 _DAMAGE = (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError)
 _ROWS = 4096  # how many rows are looked at together
@@ -50,11 +49,7 @@ class _File:
     """One file of the cache, open for reading: safetensors maps it, so rows that nobody asks for are not read."""
 
     def __init__(self, path: Path):
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is not a regular file")
-        if (size := status.st_size) > MAX_METADATA:
-            raise ValueError(f"it has {size:,} bytes, more than the {MAX_METADATA:,} such a file may have")
+        check_regular(path.lstat(), MAX_METADATA)
         with open(path, "rb"):  # of what may not be read, safetensors says that there is none
             tensors = _tensors(path)
         self._keys, self._digests, self._values = tensors["keys"], tensors["digests"], tensors["values"]

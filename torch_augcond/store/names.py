@@ -8,6 +8,7 @@ from pathlib import Path
 from unicodedata import ucd_3_2_0 as unicode  # a frozen table: a folder's name depends on no version of Python
 
 MAX_NAME_BYTES = 255
+ASIDE = ".aside"  # after a set's own name: the folder of what has left it
 LOST_FOUND = "lost+found"  # a file system's own folder in the root of a disk: never a class
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?|lost\+found|metadata\.jsonl",
@@ -68,7 +69,7 @@ def place_of(path: str | os.PathLike) -> Path:
 def aside_of(root: Path) -> Path:
     """The folder beside a set that keeps what has left it: one, by whatever links the set is reached."""
     root = root.resolve()
-    return root.with_name(root.name + ".aside")
+    return root.with_name(root.name + ASIDE)
 
 
 def unescape_class(folder: str) -> str:

@@ -124,9 +124,9 @@ class Stock:
         old, failures = metadata(self._root, self.prefix), keys[failed]
         if not self._is(old, _sealed(ending, there)):
             whole, _, listed = self._listed(old)
-            surplus = {folder: self._surplus(folder, keys, failures) for folder, keys in listed.items()}
-            known = {folder: np.union1d(there.get(folder, NO_KEYS), keys) for folder, keys in surplus.items()}
-            self._replace(whole, _sealed(ending, there | known))
+            surplus = {folder: self._surplus(folder, known, failures) for folder, known in listed.items()}
+            joined = {folder: np.union1d(there.get(folder, NO_KEYS), more) for folder, more in surplus.items()}
+            self._replace(whole, _sealed(ending, there | joined))
 
     def _is(self, files: list[Path], data: bytes) -> bool:
         """Whether this is all that the files hold."""

@@ -134,7 +134,7 @@ def inspect(root: Path, own: Settings | None) -> Iterator[tuple[Path, str | None
                 yield Path(inside.path), _image_problem(inside.path, own)
 
 
-def own_record(path: str | os.PathLike, own: "Settings | None") -> dict:
+def own_record(path: str | os.PathLike, own: Settings | None) -> dict:
     """The record of an image of the set with these settings (None: not known), where it belongs.
 
     Raises:
@@ -152,7 +152,7 @@ def own_record(path: str | os.PathLike, own: "Settings | None") -> dict:
     return record
 
 
-def _image_problem(path: str, own: "Settings | None") -> str | None:
+def _image_problem(path: str, own: Settings | None) -> str | None:
     try:
         own_record(path, own)
     except FileNotFoundError:  # set aside meanwhile
