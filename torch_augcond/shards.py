@@ -207,14 +207,23 @@ def agree(root: str | os.PathLike, shard: Shard, plan: str, environ: Mapping[str
         return
     rank, _, wanted = first.partition(" ")
     if wanted != plan:
-        raise _others([rank], shard[1])
+        raise _disagreement([rank], shard[1])
 
 
-def _others(ranks: Sequence[object], count: int) -> RuntimeError:
+def _disagreement(ranks: Sequence[object], count: int) -> RuntimeError:
     return RuntimeError(
         f"Rank {', '.join(map(str, ranks))} of {count} makes other images of this set than this rank: all ranks must "
         "be given the same real images, in one order, and the same arguments, and be able to read all of them. Seed "
         "what splits or shuffles them, then start the program again."
+    )
+
+
+def _stopped(ranks: Sequence[int], owed: np.ndarray, seconds: float) -> RuntimeError:
+    return RuntimeError(
+        f"Rank {', '.join(map(str, ranks))} of {len(owed)} has been silent for {seconds:g} s while "
+        f"{int(owed[ranks].sum())} of its images are missing, so it seems to have stopped, or to have done without "
+        "them, since it was given other real images or couldn't read one: see what it says itself. What is finished "
+        "is kept: start the program again for the rest."
     )
 
 
@@ -307,20 +316,14 @@ def wait_for(
     while (owed := missing()).any():
         started = time.monotonic()
         waited, absent = started - begun, watch.absent(owed)
-        told = plan and since is not None and waited > stalled_seconds
-        if told and (others := _of_other_plans(root, absent, count, since)):
-            raise _others(others, count)
+        is_late = plan and since is not None and waited > stalled_seconds
+        if is_late and (others := _of_other_plans(root, absent, count, since)):
+            raise _disagreement(others, count)
         if absent and waited > unusual_seconds:
             warn(_waits_for(absent))
             unusual_seconds = float("inf")  # once
         if silent := watch.silent(owed, started):
-            raise RuntimeError(
-                f"Rank {', '.join(map(str, silent))} of {count} has been silent for "
-                f"{max(watch.limits[index] for index in silent):g} s while {int(owed[silent].sum())} of its images are "
-                "missing, so it seems to have stopped, or to have done without them, since it was given other real "
-                "images or couldn't read one: see what it says itself. What is finished is kept: start the program "
-                "again for the rest."
-            )
+            raise _stopped(silent, owed, max(watch.limits[index] for index in silent))
         time.sleep(max(poll_seconds, 5 * (time.monotonic() - started)))
 
 

@@ -14,7 +14,7 @@ from ..checks import listed
 __all__ = ["MODELS", "check_dropout", "check_weights", "content", "functions_of", "weights_of"]
 
 _CHOICES = {"gradient_checkpointing", "training", "use_slicing", "use_tiling"}  # of how to compute the same
-_ALIKE = re.compile(r"(Sliced|XFormers|XLA|Fused)?Attn(AddedKV)?Processor(2_0|NPU)?").fullmatch
+_USUAL = re.compile(r"(Sliced|XFormers|XLA|Fused)?Attn(AddedKV)?Processor(2_0|NPU)?").fullmatch
 _MOVING = re.compile(r".*Offload.*|AlignDevicesHook|LayerwiseCasting.*|PeftInputAutocast.*|SequentialHook").fullmatch
 _SWITCHES = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
@@ -32,7 +32,7 @@ def weights_of(pipe: Any) -> Weights:
     """
     models = {part: _tensors(getattr(pipe, part)) | _modules(getattr(pipe, part)) for part in MODELS}
     parts = {name: functions_of(getattr(pipe, name)) for name in _PROCESSORS} | {"pipeline": functions_of(pipe)}
-    return models | parts | {"tokenizer": functions_of(pipe.tokenizer) | {"": _words(pipe.tokenizer)}}
+    return models | parts | {"tokenizer": functions_of(pipe.tokenizer) | {"": _steps(pipe.tokenizer)}}
 
 
 def check_weights(pipe: Any, noted: Weights) -> None:
@@ -89,7 +89,7 @@ def content(tensor: Tensor) -> tuple[int, str]:
     return tensor.numel(), hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def _words(tokenizer: Any) -> str:
+def _steps(tokenizer: Any) -> str:
     """All that it does with a text, but for the lengths that each call sets; nothing of one written in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     steps = json.loads(backend.to_str()) if backend else {}
@@ -99,7 +99,7 @@ def _words(tokenizer: Any) -> str:
 
 def _tensors(model: torch.nn.Module) -> dict[str, Any]:
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    return {_plain(name): (tuple(x.shape), x.dtype, _content_if_plain(x)) for name, x in tensors.items()}
+    return {_uncompiled(name): (tuple(x.shape), x.dtype, _content_if_plain(x)) for name, x in tensors.items()}
 
 
 def _content_if_plain(tensor: Tensor) -> tuple[int, str] | str | None:
@@ -110,34 +110,40 @@ def _content_if_plain(tensor: Tensor) -> tuple[int, str] | str | None:
 
 
 def _modules(model: torch.nn.Module) -> dict[str, str]:
-    modules = {_plain(name): module for name, module in model.named_modules()}  # a compiled one is the one inside it
+    """Of each module what it is and computes with; a compiled one is the one inside it."""
+    modules = {_uncompiled(name): module for name, module in model.named_modules()}
     return {f"{name}:": f"{_name(type(module))} {_numbers(module)}" for name, module in modules.items()}
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, Any]:
-    """With the class of an attention processor, unless it is one of diffusers' that all come to the same."""
+    """What else a module computes with; an attention processor too, but for diffusers' that all come to the same."""
     found = functions_of(module) | _plain_of(module)
-    processor = type(vars(module).get("processor"))
-    alike = processor is type(None) or (processor.__module__.startswith("diffusers.") and _ALIKE(processor.__name__))
-    own = {} if alike else {"processor": f"{processor.__qualname__} {_plain_of(vars(module)['processor'])}"}
+    processor = vars(module).get("processor")
+    own = {} if _is_usual(type(processor)) else {"processor": f"{type(processor).__qualname__} {_plain_of(processor)}"}
     return dict(sorted(found.items())) | own
+
+
+def _is_usual(kind: type) -> bool:
+    return kind is type(None) or (kind.__module__.startswith("diffusers.") and bool(_USUAL(kind.__name__)))
 
 
 def functions_of(thing: Any) -> dict[str, str]:
     """What was put into the place of its methods, and its hooks, by name; compilers and offloading compute the same."""
     own = vars(thing)
-    kinds = [type(hook).__name__ for hook in getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
-    kinds += [type(own["_hf_hook"]).__name__] if "_hf_hook" in own else []
-    functions = {name: value for name, value in own.items() if isinstance(value, FunctionType | MethodType)}
-    if kinds:
-        functions.pop("forward", None)  # the hooks'
-    # The libraries keep functions, too, in private attributes, but none that is a method of its class.
-    methods = {name for name in functions if not name.startswith("_") or callable(getattr(type(thing), name, None))}
-    found = {name: [functions[name]] for name in methods}
+    hooks = [*getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
+    hooks += [own["_hf_hook"]] if "_hf_hook" in own else []
+    kinds = [type(hook).__name__ for hook in hooks]
+    found = {name: [own[name]] for name in _replaced(thing) if not (hooks and name == "forward")}  # that is theirs
     found |= {name: [*own[name].values()] for name in ("_forward_hooks", "_forward_pre_hooks") if own.get(name)}
     found |= {kind: [kind] for kind in kinds if not _MOVING(kind)}
     ours = {name for name, (first, *_) in found.items() if hasattr(first, "plain")}
     return {name: str([getattr(x, "__qualname__", repr(type(x))) for x in found[name]]) for name in found.keys() - ours}
+
+
+def _replaced(thing: Any) -> list[str]:
+    """Its attributes that are functions; of private ones, where libraries keep some too, those in a method's place."""
+    functions = [name for name, value in vars(thing).items() if isinstance(value, FunctionType | MethodType)]
+    return [name for name in functions if not name.startswith("_") or callable(getattr(type(thing), name, None))]
 
 
 def _name(kind: type) -> str:
@@ -157,7 +163,7 @@ def _is_plain(value: Any) -> bool:
     return len(values) > 0 and all(type(x) in (int, float, bool, str) for x in values)
 
 
-def _plain(name: str) -> str:
+def _uncompiled(name: str) -> str:
     return re.sub(r"(^|\.)_orig_mod\b", "", name).removeprefix(".")
 
 
