@@ -1,6 +1,7 @@
 """An exact share of synthetic images in every batch, on every rank."""
 
 import hashlib
+import math
 import operator
 import os
 from collections.abc import Callable, Iterator, Sized
@@ -268,19 +269,28 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         rounds = -(-total // len(groups))
         table = np.stack([self._draw(members, rounds, stream, i) for i, members in enumerate(groups)], axis=1)
         if self.shuffle and len(groups) > 1:  # in each round every class takes one turn, in random order
-            table = _rng(self.seed, stream, "turns", self.epoch).permuted(table, axis=1)
+            table = self._rng(stream, "turns").permuted(table, axis=1)
         return table.ravel()[self.rank : total : self.num_replicas]
 
     def _draw(self, members: np.ndarray, count: int, stream: str, group: int) -> np.ndarray:
         """``count`` of ``members`` for this epoch, none of them twice before all of them once.
 
-        Where several epochs fit into one shuffle they share it, each taking its own part.
+        Fewer than all are an arc of a circle, on which the next epoch goes on where this one ends; once the circle ends
+        with an epoch, the next one is in another order.
         """
-        cycle, part = divmod(self.epoch, max(1, len(members) // count))
-        passes = np.tile(members, (-(-(part + 1) * count // len(members)), 1))
-        if self.shuffle:
-            passes = _rng(self.seed, stream, group, cycle).permuted(passes, axis=1)
-        return passes.ravel()[part * count : (part + 1) * count]
+        size = len(members)
+        if count >= size:
+            passes = np.tile(members, (-(-count // size), 1))
+            return (self._rng(stream, group).permuted(passes, axis=1) if self.shuffle else passes).ravel()[:count]
+        begin = self.epoch * count
+        places = (begin % size + np.arange(count)) % size
+        if not self.shuffle:
+            return members[places]
+        circle = _rng(self.seed, stream, group, begin // math.lcm(size, count)).permutation(members)
+        return self._rng(stream, group).permutation(circle[places])
+
+    def _rng(self, *key: Any) -> np.random.Generator:
+        return _rng(self.seed, *key, self.epoch)
 
 
 def _rng(*key: Any) -> np.random.Generator:
