@@ -93,7 +93,7 @@ def test_provenance_tells_what_made_an_image(real, tmp_path):
         record = read_provenance(job.store.path(recipe.class_name, recipe.key))
         assert record["key"] == recipe.key and record["seed"] == recipe.seed
         assert record["digests"] == list(recipe.digests)
-        assert record["sources"] == [job.sources.name(i) for i in recipe.sources]
+        assert record["sources"] == [job.sources.place(i) for i in recipe.sources]
         assert record["prompt"] == f"a photo of a {recipe.class_name}" and record["label"] == recipe.label
         settings = record["settings"]
         assert (settings["guidance_scale"], settings["num_inference_steps"]) == (10.0, 30)

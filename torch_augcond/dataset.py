@@ -211,7 +211,8 @@ class AugConditionedSynthetic(DatasetFolder):
 
         Its label and the names of its sources are those that the wrapped dataset had when this one was constructed:
         files may have been renamed since the image was made, and items reordered. A source that isn't there any more,
-        and in a worker process each one, has the name that it had then. Its content is ``digests`` in any case.
+        and in a worker process each one, has the name that it had then, from the dataset's folder on: an image tells
+        nobody where that lay. Its content is ``digests`` in any case.
 
         Raises:
             IndexError: If there is no such image.
@@ -229,8 +230,8 @@ class AugConditionedSynthetic(DatasetFolder):
         sources, contents = self._real
         rows = np.flatnonzero((contents == np.frombuffer(bytes.fromhex(digest), np.uint8)).all(axis=1))
         same = rows[sources.labels[rows] == label]
-        names = [sources.name(i) for i in (same if len(same) else rows)]
-        return then if then in names or not names else names[0]
+        names = {sources.place(i): sources.name(i) for i in (same if len(same) else rows)}
+        return names.get(then) or next(iter(names.values()), then)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker needs neither the real images nor what made the synthetic ones.

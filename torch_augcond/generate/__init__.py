@@ -237,7 +237,7 @@ class _Painter:
         settings = self.settings.as_dict()
         if any(step["name"] == "EmbedDropout" for step in settings["augmentation"]):
             drawn = drawn | {"dropout_key": recipe.seed}
-        sources = [self.conditions.sources.name(index) for index in recipe.sources]
+        sources = [self.conditions.sources.place(index) for index in recipe.sources]
         return {"label": recipe.label, "sources": sources, "drawn": drawn, "settings": settings}
 
     def _drawn(self, rows: Sequence[Row]) -> list[dict[str, Any]]:

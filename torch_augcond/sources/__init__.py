@@ -223,6 +223,11 @@ class Sources:
         leaf, index = self._leaf(i)
         return leaf.path(index) or f"dataset[{range(len(self))[i]}]"
 
+    def place(self, i: int) -> str:
+        """As `name`, but from its dataset's folder on: what is kept of it tells nobody where that lies."""
+        leaf, index = self._leaf(i)
+        return leaf.place(index) or self.name(i)
+
     def release(self) -> None:
         """Lets go of what reading needs (a copy of a dataset may have filled a cache); names can still be asked for."""
         for leaf in self.leaves:

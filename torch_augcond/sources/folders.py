@@ -73,6 +73,18 @@ class Folder:
     def path(self, index: int) -> str | None:
         return os.fspath(self.samples[index][0])
 
+    def place(self, index: int) -> str:
+        """Where it lies in the dataset's folder; of a file from elsewhere its name."""
+        path = self.path(index)
+        below = _below(path, *self._roots)
+        return os.path.basename(path) if below == path else below
+
+    @property
+    def _roots(self) -> list[str]:
+        """The dataset's folder, in all forms in which a path may begin with it."""
+        root = os.fspath(self.dataset.root)
+        return [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
+
     def read(self, index: int) -> tuple[Any, str | None]:
         """The image and its `digest`, if it has one: of the very bytes that were decoded."""
         path = self.samples[index][0]
@@ -125,8 +137,7 @@ class Folder:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
         if not has_class_folders(self.dataset):
             return
-        label_of, root = self.dataset.class_to_idx, os.fspath(self.dataset.root)
-        roots = [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
+        label_of, roots = self.dataset.class_to_idx, self._roots
         folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label, *_ in samples}
         wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
         if wrong:

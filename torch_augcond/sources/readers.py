@@ -39,8 +39,10 @@ class _Items:
         self._said: dict[int, int | None] = {}  # the labels that were read
         self.contradicted: dict[int, str] = {}
 
-    def path(self, index: int) -> str | None:
+    def path(self, index: int) -> None:
         return None
+
+    place = path
 
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.raw[index]
