@@ -89,10 +89,14 @@ def test_a_class_that_cannot_be_read_is_no_success(fake, data, tmp_path, capsys)
     assert code == 3 and "None of the real images of class 'rare' can be read" in out
 
 
-def test_the_parent_of_the_data_is_not_taken_in_silence(fake, data, tmp_path, capsys):
-    argv = ["generate", data.parent, "--root", tmp_path.parent / f"{tmp_path.name} set", "--num-per-class", 2]
-    *_, err = run(capsys, *argv)
+def test_the_parent_of_the_data_is_not_taken_in_silence(fake, data, tmp_path_factory, capsys):
+    root, deep = tmp_path_factory.mktemp("sets"), tmp_path_factory.mktemp("deep")
+    *_, err = run(capsys, "generate", data.parent, "--root", root / "parent", "--num-per-class", 2)
     assert "hold folders only ('real'): is it the parent of what was meant?" in err
+    with pytest.warns(UserWarning, match="is it the parent of what was meant"):
+        AugConditionedSynthetic(ImageFolder(data.parent), generator=fake, root=root / "parent", num_per_class=2)
+    paint_folder(deep, {"cat/images": 2, "dog/images": 2})  # as in Tiny ImageNet
+    assert run(capsys, "generate", deep, "--root", root / "deep")[2] == ""
 
 
 @pytest.mark.parametrize("out", ["x.jpg", "folder.png"])
@@ -173,7 +177,8 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
         assert code == 0 and "4 images" in out and len(lines) == 4
     for line in lines:
         assert (root / line["file_name"]).is_file() and line["file_name"].startswith(line["label"] + "/")
-        assert line["prompt"] == f"a photo of a {line['label']}" and line["sources"]
+        assert line["prompt"] == f"a photo of a {line['label']}"
+        assert all((data / name).is_file() for name in line["sources"]) and str(tmp_path) not in json.dumps(line)
     assert run(capsys, "verify", root)[0] == 0 and len(ImageFolder(root)) == 4
 
 
@@ -195,6 +200,11 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
         (["generate", "DATA", "--num-per-class", "-1"], 2, "`num_per_class` must be an int of 0 or more"),
         (["generate", "DATA", "--num-inference-steps", "0"], 2, "`num_inference_steps` must be an int of 1 or more"),
         (["generate", "DATA", "--class-names", "DATA/cat/0.png"], 2, "--class-names"),
+        (
+            ["generate", "DATA", "--variant", "cutmix"],
+            2,
+            "torch-augcond generate: error: unrecognized arguments: --variant",
+        ),
         (["preview", "DATA", "--variants", "x"], 2, "invalid choice: 'x'"),
         (["generate", "nowhere"], 1, "nowhere"),
         (["generate", "EMPTY"], 1, "Couldn't find any class folder"),

@@ -49,6 +49,8 @@ def test_how_many(real, tmp_path):
     assert counts(make(real, tmp_path / "b", num_per_image=2)) == {"cat": 8, "dog": 4, "eel": 6}
     assert counts(make(real, tmp_path / "c", num_per_class=5)) == {"cat": 5, "dog": 5, "eel": 5}
     assert counts(make(real, tmp_path / "d", num_per_class={"eel": 2, "cat": 1})) == {"cat": 1, "eel": 2}
+    with pytest.warns(UserWarning, match="`fill_to=1` asks for no images"):
+        assert len(make(real, tmp_path / "none", fill_to=1)) == 0
     filled = make(real, tmp_path / "e", fill_to=3)
     assert counts(filled) == {"dog": 1} and filled.classes == real.classes
     empty = make(real, tmp_path / "f", num_per_class=0)

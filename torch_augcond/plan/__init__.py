@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..checks import as_int, check_names, listed, warn
+from ..checks import as_int, brief, check_names, listed, warn
 from .prompts import build_prompts
 from .recipe import Recipe, Settings, canonical, canonical_end, canonical_start, hash64
 
@@ -53,6 +53,8 @@ def counts_per_class(
     if isinstance(num_per_class, Mapping):
         check_names(name, num_per_class, list(real))
         return _checked_total(name, {c: _count(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real})
+    if name == "num_per_class" and isinstance(value, Collection):
+        raise TypeError(f"`num_per_class` must be an int or {{class: int}}, but got {brief(repr(value))}.")
     value = _count(name, value, int(name == "fill_to"))
     rules = {"num_per_image": lambda n: value * n, "num_per_class": lambda n: value, "fill_to": lambda n: value - n}
     return _checked_total(name, {c: max(0, rules[name](n)) for c, n in real.items()})

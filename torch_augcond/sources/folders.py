@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -27,7 +28,7 @@ from .images import (
 from .loaders import is_default, is_named, what_loads
 from .trials import check_takes_images
 
-__all__ = ["Folder", "Progress", "first_content", "has_class_folders", "is_plain", "root_of"]
+__all__ = ["Folder", "Progress", "first_content", "has_class_folders", "is_parent", "is_plain", "root_of"]
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -48,6 +49,17 @@ def has_class_folders(dataset: Any) -> bool:
     """Whether it lists files in folders that its classes are called after."""
     is_listed = root_of(dataset) is not None and getattr(dataset, "samples", None) is not None
     return is_listed and isinstance(getattr(dataset, "class_to_idx", None), Mapping)
+
+
+def is_parent(dataset: Any) -> bool:
+    """Whether its classes look like folders of classes (train and test, say): no image in them, but several folders."""
+    if not has_class_folders(dataset):
+        return False
+    root = Path(dataset.root)
+    if any(Path(path).parent.parent == root for path, *_ in dataset.samples):
+        return False
+    paths = (Path(path) for path, *_ in dataset.samples)
+    return len({path.relative_to(root).parts[:2] for path in paths if root in path.parents}) > len(dataset.classes)
 
 
 class Folder:

@@ -47,7 +47,10 @@ class _Items:
     def _item(self, index: int) -> tuple[Any, Any]:
         item = self.raw[index]
         if not isinstance(item, (tuple, list)) or len(item) < 2:
-            raise NotAPair(f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}.")
+            raise NotAPair(
+                f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}. Wrap it in a dataset of "
+                "your own that returns the two."
+            )
         return item[0], item[1]
 
     def read(self, index: int) -> tuple[Any, None]:
