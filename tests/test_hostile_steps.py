@@ -5,6 +5,7 @@ import random
 import sys
 import warnings
 from contextlib import nullcontext
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -154,6 +155,19 @@ def test_images_that_more_than_the_transform_changes(folder, tmp_path):
         made(Files(folder, Own()), tmp_path / "unknown")
 
 
+class Greyed(Holding):
+    """A step behind a transform that would come to the same before it."""
+
+    def __getitem__(self, i):
+        image, label = self.inner[i]
+        return image.convert("L").convert("RGB"), label
+
+
+def test_a_step_that_commutes_with_the_transform(folder, tmp_path):
+    with pytest.warns(UserWarning, match="has another image than its `transform` makes of the raw one"):
+        made(Greyed(Files(folder, RandomCrop(9))), tmp_path / "set")
+
+
 class Drawing(Twice):
     """Draws another item, for a contrastive loss, before it reads one."""
 
@@ -163,11 +177,15 @@ class Drawing(Twice):
 
 
 def test_numbers_that_are_drawn_before_those_of_the_transform(folder, tmp_path):
+    class Fine(Drawing):
+        def __getitem__(self, i):
+            return (int(torch.randint(9, ())), Files.__getitem__(self, i))[1]
+
     with warnings.catch_warnings(action="error"):
-        made(Drawing(folder, RandomCrop(9)), tmp_path / "random")
-    for kind, steps in (Drawing, [ToFloat()]), (Twice, [RandomCrop(9), ToFloat()]):
+        made(Fine(folder, RandomCrop(9)), tmp_path / "random")
+    for kind, steps in product((Drawing, Twice), ([ToFloat()], [RandomCrop(9), ToFloat()])):
         with pytest.warns(UserWarning, match="has another image than its `transform` makes of the raw one"):
-            made(kind(folder, Compose(steps)), tmp_path / kind.__name__)
+            made(kind(folder, Compose(steps)), tmp_path / kind.__name__ / str(len(steps)))
 
 
 def test_steps_that_need_what_the_transform_makes(folder, tmp_path):

@@ -17,6 +17,7 @@ def test_folders_have_underscores_where_sentences_have_spaces():
         "apple_pie": "a apple pie",
         "sea_lion": "a sea_lion!",
     }
+    assert build_prompts(["a_b"], "{}", ["a_b"]) == build_prompts(["a_b"], "{}", {"a_b": "a_b"}) == {"a_b": "a_b"}
     assert build_prompts(["a_b"], lambda name: name) == build_prompts(["a_b"], {"a_b": "a_b"}) == {"a_b": "a_b"}
 
 

@@ -176,6 +176,9 @@ class AugConditionedSynthetic(DatasetFolder):
                 raise TypeError(f"`{name}` must be None or callable, but got {type(value).__name__}.")
         request = Request(**{field.name: given[field.name] for field in fields(Request)})
         wrapped = _inheritable(request.sources, own)  # before hours of making images
+        names = "transform", "target_transform"
+        used = (own[name] if name in own else getattr(request.sources, name) for name in names)
+        request.sources.warn_if_unlike(*used)
         job = _make(request, batch_size) if generate else _find(request)
         VisionDataset.__init__(self, os.fspath(job.store.root))
         self._wrapped, self._own = wrapped, own

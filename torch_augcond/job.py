@@ -20,6 +20,7 @@ from .shards import Shard, owners
 from .sources import UnreadableImage
 from .sources.images import hash_bytes
 from .store import Store
+from .store.scan import EXPORTED
 
 if TYPE_CHECKING:
     from .generate import Report
@@ -245,6 +246,8 @@ class Job:
             budget=budget,
             progress=self._progress,
         )
+        if report.made and (exported := self.store.root / EXPORTED).exists():
+            warn(f"{exported} lists the images of before: run `torch-augcond export` again.")
         there = self.present()
         gone = np.zeros_like(there) if report.untried else self._gone(mine & ~there, failures)
         self.store.take_stock(self.plan, there | gone, self.given_up(failures))

@@ -1,9 +1,11 @@
-"""Progress bars that keep quiet where nobody watches."""
+"""Progress bars, and lines now and then where nobody watches."""
 
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm as _tqdm
 
@@ -18,6 +20,31 @@ class tqdm(_tqdm):
 
 
 tqdm.set_lock(threading.RLock())
+
+
+_LINE_SECONDS = 300.0
+
+
+class _Lines:
+    """A bar for a log: a line every five minutes."""
+
+    def __init__(self, **meter: Any) -> None:
+        self._meter, self._done, self._begun = meter, meter["initial"], time.monotonic()
+        self._told = self._begun
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self, n: int) -> None:
+        self._done += n
+        now = time.monotonic()
+        if now - self._told >= _LINE_SECONDS:
+            self._told = now
+            with suppress(OSError, ValueError):  # a full disk, a reader that is gone: no reason to stop
+                tqdm.write(tqdm.format_meter(self._done, elapsed=now - self._begun, ncols=0, **self._meter), sys.stderr)
 
 
 class Bar(Protocol):
@@ -35,13 +62,15 @@ class Progress(Protocol):
 
 
 def bar(total: int | None, desc: str, *, initial: int = 0, unit: str = "image") -> AbstractContextManager[Bar]:
-    """A tqdm bar on stderr; silent if stderr is no terminal.
+    """A tqdm bar on stderr; a line every five minutes if stderr is no terminal.
 
     Example:
         >>> with bar(3, "generating") as progress:
         ...     _ = progress.update(3)
     """
-    return tqdm(total=total, desc=desc, initial=initial, unit=unit, dynamic_ncols=True, disable=None)  # None: if no tty
+    if sys.stderr is None or sys.stderr.isatty():
+        return tqdm(total=total, desc=desc, initial=initial, unit=unit, dynamic_ncols=True, disable=sys.stderr is None)
+    return _Lines(total=total, prefix=desc, initial=initial, unit=unit)
 
 
 def silent(total: int | None, desc: str, *, initial: int = 0, unit: str = "image") -> AbstractContextManager[Bar]:

@@ -186,7 +186,9 @@ class Request:
             return place_of(self.root)
         from huggingface_hub.constants import HF_ASSETS_CACHE
 
-        settings = asdict(self.settings("", 1)) | {"guidance_scale": self.guidance_scale}
+        settings = asdict(self.settings("", 1))
+        if self.guidance_scale is None:
+            settings["guidance_scale"] = None
         identity = json.dumps([self.sources.identity, settings, self._checkpoint(), self.prompts], sort_keys=True)
         digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         return Path(HF_ASSETS_CACHE) / "torch_augcond" / f"{type(self.dataset).__name__}-{digest}"

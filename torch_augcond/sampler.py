@@ -328,6 +328,8 @@ def _labels(part: Dataset) -> np.ndarray | None:
     if _is_as_its_parts(part) and not (isinstance(own, Sized) and len(own) == len(part)):
         return None
     given = next((getattr(part, name) for name in _LABEL_ATTRIBUTES if hasattr(part, name)), ())
+    if getattr(part, "_target_types", None) == ["binary-category"]:  # an OxfordIIITPet of cats and dogs
+        given = part._bin_labels
     try:
         labels = np.asarray(given)
         labels = np.asarray(labels.tolist()) if labels.dtype.kind == "O" else labels  # a column of names

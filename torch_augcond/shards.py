@@ -230,8 +230,8 @@ def _stopped(ranks: Sequence[int], owed: np.ndarray, seconds: float) -> RuntimeE
 def _waits_for(ranks: Sequence[int]) -> str:
     return (
         f"This rank has made its share of the images and waits for rank{'s' * (len(ranks) > 1)} "
-        f"{', '.join(map(str, ranks))}, of which nothing has been heard: every rank must construct this dataset, not "
-        "one of them before a barrier (docs/scaling-out.md)."
+        f"{', '.join(map(str, ranks))}, of which nothing has been heard: every rank must construct this dataset, of "
+        "the same real images (seed what splits them), not one of them before a barrier (docs/scaling-out.md)."
     )
 
 

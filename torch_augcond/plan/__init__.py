@@ -52,7 +52,10 @@ def counts_per_class(
     real = {class_of[label]: number for label, number in zip(found, numbers, strict=True)}
     if isinstance(num_per_class, Mapping):
         check_names(name, num_per_class, list(real))
-        return _checked_total(name, {c: _count(f"{name}[{c!r}]", num_per_class.get(c, 0), 0) for c in real})
+        given = {
+            c: num_per_class[c] if c in num_per_class or hasattr(num_per_class, "__missing__") else 0 for c in real
+        }
+        return _checked_total(name, {c: _count(f"{name}[{c!r}]", number, 0) for c, number in given.items()})
     if name == "num_per_class" and isinstance(value, Collection):
         raise TypeError(f"`num_per_class` must be an int or {{class: int}}, but got {brief(repr(value))}.")
     value = _count(name, value, int(name == "fill_to"))

@@ -33,8 +33,9 @@ def build_prompts(
         >>> build_prompts(["n02123045"], class_names={"n02123045": "tabby cat"})
         {'n02123045': 'a photo of a tabby cat'}
     """
-    names = _display_names(classes, class_names)
-    spoken = {name: shown.replace("_", " ") if shown == name else shown for name, shown in names.items()}
+    given = _given_names(classes, class_names)
+    names = {name: given.get(name, name) for name in classes}
+    spoken = {name: given.get(name, name.replace("_", " ")) for name in classes}
     if isinstance(prompt, Mapping):
         if class_names is not None:
             raise ValueError(
@@ -100,7 +101,7 @@ def _is_opaque(name: str, prompt: str) -> bool:
     return _OPAQUE(name) is not None and re.search(rf"\b{re.escape(name)}\b", prompt) is not None
 
 
-def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+def _given_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
     if hasattr(class_names, "keys"):  # a Series, too
         class_names = {name: class_names[name] for name in class_names.keys()}  # noqa: SIM118
         check_names("class_names", class_names, classes)
@@ -113,7 +114,7 @@ def _display_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[
             raise ValueError(f"{rule} {len(class_names)} names.")
         _check_order(classes, class_names)
         class_names = dict(zip(classes, class_names, strict=True))
-    names = {name: (class_names or {}).get(name, name) for name in classes}
-    if wrong := [name for name in names.values() if not isinstance(name, str) or not name.strip()]:
+    given = class_names or {}
+    if wrong := [name for name in given.values() if not isinstance(name, str) or not name.strip()]:
         raise TypeError(f"`class_names` must be str, but got {listed(wrong)}.")
-    return names
+    return given

@@ -28,14 +28,17 @@ from .labels import (
     is_int,
     unique,
     warn_if_exchanged,
+    warn_of_inner,
     warn_of_nameless,
     warn_of_unused,
 )
-from .layers import joint_transforms, layers
+from .layers import joint_transforms, layers, own_copy
 from .readers import flatten, is_pure
+from .trials import drawn_alike, kind_of
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 
+_JOINT = "a joint `transforms`"
 _CHANGED = "it has changed since this run began; run it again"
 _RANDOM = (
     "it is another image than when this run began. If it wasn't edited: draw nothing at random inside `__getitem__` or "
@@ -104,6 +107,7 @@ class Sources:
             absent = [0] if 0 in known else [label for label in known if label > 0]
             names = class_names(leaf.dataset, labels, absent)
             if leaf.by_place:
+                warn_of_inner(names, layers(leaf.dataset))
                 warn_of_unused(names, known)
                 warn_of_nameless(names, set(labels), known)
             for label, name in names.items():
@@ -143,13 +147,14 @@ class Sources:
         held = [getattr(layer, name, None) for layer in layers(self.dataset)]
         found = list({id(t): t for t in held if t is not None and t is not False}.values())
         if why := self._why_not(name, found):
-            raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{name}=` explicitly.")
+            both = "transform=` and `target_transform" if why == _JOINT else name
+            raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{both}=` explicitly.")
         return found[0] if found else None
 
     def _why_not(self, name: str, found: list[Any]) -> str | None:
         """What makes it ambiguous which of these transforms goes on all images."""
         if any(map(joint_transforms, layers(self.dataset))):
-            return "a joint `transforms`"
+            return _JOINT
         if len(found) > 1:
             return f"{len(found)} different ones in its parts"
         if found and not callable(found[0]):
@@ -175,6 +180,23 @@ class Sources:
                     f"item {i} of the dataset has another image than its `transform` makes of the raw one: synthetic "
                     "images won't be changed as the real ones are. Pass all that changes them as `transform=`."
                 )
+
+    def warn_if_unlike(self, transform: Callable | None, target_transform: Callable | None) -> None:
+        """Warns where one batch can't hold an item of the dataset and a synthetic one, as far as the first shows."""
+        label = int(self.labels[0])
+        try:
+            real = drawn_alike(lambda: own_copy(self.dataset)[0])
+            image = self.image(0)
+            made = drawn_alike(lambda: [f(x) if f else x for f, x in ((transform, image), (target_transform, label))])
+        except Exception:  # which is told when its turn comes
+            return
+        kinds = [", ".join(map(kind_of, item)) for item in (real, made)]
+        if kinds[0] != kinds[1]:
+            warn(
+                f"a batch can't hold both items of the dataset ({kinds[0]}) and synthetic ones ({kinds[1]}). Let items "
+                "be (image, label), and `transform` and `target_transform` make them alike: v2.ToImage() for tensors, "
+                "v2.Grayscale(3), say."
+            )
 
     @property
     def is_joint(self) -> bool:

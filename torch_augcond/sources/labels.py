@@ -20,6 +20,7 @@ __all__ = [
     "names_binary",
     "unique",
     "warn_if_exchanged",
+    "warn_of_inner",
     "warn_of_nameless",
     "warn_of_unused",
 ]
@@ -80,6 +81,8 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
     Warns if both are there and call a label that is `present` otherwise. Those that are `absent` must have a name, too.
     """
     to_idx, classes = _plain(getattr(dataset, "class_to_idx", None)), _plain(getattr(dataset, "classes", None))
+    if to_idx is None and classes is None and type(dataset).__module__.startswith("torchvision."):
+        classes = getattr(dataset, "categories", None)  # that of Caltech101 and Caltech256
     if names_binary(dataset):
         to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
@@ -112,6 +115,23 @@ def _plain(names: Any) -> Any:
         return {key: names[key] for key in keys}  # a Series iterates over its values
     is_many = isinstance(names, Collection) and not isinstance(names, str | tuple | set | frozenset)
     return list(names) if is_many else names
+
+
+def warn_of_inner(names: dict[int, str], datasets: Iterable[Any]) -> None:
+    """Where a dataset has no names for its labels, and one that it holds has: whether they are meant isn't known."""
+    if any(name != str(label) for label, name in names.items()):
+        return
+    for dataset in datasets:
+        try:
+            found = class_names(dataset, list(names))
+        except (TypeError, ValueError):  # they aren't for these labels
+            continue
+        if found != names:
+            warn(
+                f"the dataset has no `classes`, but the {type(dataset).__name__} in it calls them "
+                f"{listed(found.values())}. If they are meant, set `classes` to these, or pass `class_names`."
+            )
+            return
 
 
 def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .layers import TRANSFORMS, layers, transforms_all, transforms_off
-from .standins import Untouched, only_moved
+from .standins import Untouched, has_values_of, only_moved
 
 __all__ = ["NotRaw", "RawItems"]
 
@@ -107,6 +107,10 @@ class RawItems:
         """
         if not only_moved(image, self._stands["transform"].given + self._stands["transforms"].given):
             raise NotRaw(_WRAPPED)
+
+    def is_changed_behind(self, image: Any) -> bool:
+        """Whether the image that was read last isn't what stood in for its `transform` returned."""
+        return not has_values_of(image, self._stands["transform"].given + self._stands["transforms"].given)
 
     def _was_missed(self, stands: Mapping[str, Untouched]) -> bool:
         """Whether a transform was not called that always is."""

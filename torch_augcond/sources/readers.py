@@ -15,7 +15,7 @@ from .images import DigestCache, hash_bytes
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, layers, own_copy
 from .raw import NotRaw, RawItems
-from .trials import check_takes_images, drawn_alike, draws, random_kept
+from .trials import check_takes_images, drawn_alike, random_kept
 
 __all__ = ["flatten", "is_pure"]
 
@@ -110,7 +110,7 @@ class _Items:
         if not has_class_folders(self.dataset):
             return False
         places, samples = zip(indices.tolist(), labels, strict=True), self.dataset.samples
-        return all(is_int(label) and label == samples[i][1] for i, label in places)
+        return all(i < len(samples) and is_int(label) and label == samples[i][1] for i, label in places)
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
@@ -176,22 +176,24 @@ class _Items:
 
     def _is_changed_otherwise(self, i: int, whole: Any, change: Callable[[Any], Any]) -> bool:
         try:
-            image, again = (drawn_alike(lambda: whole[i][0]) for _ in range(2))
-            if not _is_same(image, again):
+            image, *again = (drawn_alike(lambda: whole[i][0], i) for _ in range(4))
+            if not all(_is_same(image, one) for one in again):
                 return False
         except Exception:  # no image, say: nothing is known of it
             return False
         try:
-            raw = drawn_alike(lambda: self._item(i)[0])
+            raw = drawn_alike(lambda: self._item(i)[0], i)
         except NotRaw:
             raise
         except Exception:  # a step behind the transform that can't do without it
             return True
+        if self.raw.is_changed_behind(raw):
+            return True
         check_takes_images(change, raw)
         with suppress(Exception):  # it is given something else by the dataset
-            if not _is_same(image, drawn_alike(lambda: change(raw))):
-                # Where both draw, they do so one after the other: `change` got other numbers there.
-                return not (draws(lambda: change(raw)) and draws(lambda: self._item(i)))
+            # The dataset may draw numbers of its own before its transform does.
+            made = (drawn_alike(make, i) for make in (lambda: change(raw), lambda: change(self._item(i)[0])))
+            return not any(_is_same(image, one) for one in made)
         return False
 
     def identity(self) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from .images import check_size
 
-__all__ = ["Untouched", "only_moved"]
+__all__ = ["Untouched", "has_values_of", "only_moved"]
 
 
 class Untouched:
@@ -71,6 +71,16 @@ def only_moved(image: Any, given: list[Any]) -> bool:
     theirs = np.sum(counts, axis=0)
     times = -(-ours.sum() // max(theirs.sum(), 1))  # of a grey image, three channels perhaps
     return bool((ours <= theirs * times).all())
+
+
+def has_values_of(image: Any, given: list[Any]) -> bool:
+    """Whether an image has just the bytes of one that stand-ins were given, in any order, as far as can be told.
+
+    Of a grey one, three channels perhaps.
+    """
+    ours, counts = _counts(image), [_counts(part) for one in given for part in (one, *_parts(one))]
+    counts = [count for count in counts if count is not None]
+    return ours is None or not counts or any((ours * count.sum() == count * ours.sum()).all() for count in counts)
 
 
 def _counts(image: Any) -> np.ndarray | None:

@@ -3,15 +3,17 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..checks import brief
 from .images import as_pil, to_rgb
 
-__all__ = ["check_takes_images", "drawn_alike", "draws", "random_kept"]
+__all__ = ["check_takes_images", "drawn_alike", "kind_of", "random_kept"]
 
 
 @contextmanager
@@ -26,22 +28,23 @@ def random_kept() -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
 
 
-def drawn_alike(make: Callable[[], Any]) -> Any:
+def drawn_alike(make: Callable[[], Any], seed: int = 0) -> Any:
     """What it makes with the same random numbers each time."""
     with random_kept():
-        random.seed(0)
-        np.random.seed(0)  # noqa: NPY002
-        torch.default_generator.manual_seed(0)  # that of a GPU stays as it is
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)  # that of a GPU stays as it is
         return make()
 
 
-def draws(make: Callable[[], Any]) -> bool:
-    """Whether it draws any of those numbers."""
-    return drawn_alike(lambda: (make(), _next())[1]) != drawn_alike(_next)
-
-
-def _next() -> tuple[float, ...]:
-    return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002
+def kind_of(value: Any) -> str:
+    """What must be alike in a batch, but for the size of an image."""
+    if isinstance(value, torch.Tensor):
+        what = f"{value.shape[0]} channels" if value.ndim == 3 else f"{value.ndim} dimensions"
+        return f"a {value.dtype} tensor of {what}"
+    if isinstance(value, Image.Image):
+        return "an image of PIL"
+    return "a number" if isinstance(value, Number) else type(value).__name__
 
 
 def check_takes_images(change: Callable[[Any], Any], raw: Any) -> None:
@@ -60,5 +63,6 @@ def check_takes_images(change: Callable[[Any], Any], raw: Any) -> None:
         raise ValueError(
             "`transform` can't be taken over from a dataset that calls it otherwise: for synthetic images it is given "
             f"an RGB image of PIL alone, which raised {type(error).__name__}: {brief(str(error))} Pass `transform=` "
-            'explicitly, such as lambda image: t(image=np.array(image))["image"] for one of albumentations.'
+            "explicitly, such as v2.Compose([v2.ToImage(), t]) for one of tensors, or lambda image: "
+            't(image=np.array(image))["image"] for one of albumentations.'
         ) from error

@@ -1,0 +1,151 @@
+"""What people have in their training scripts every day, and what they are told about it."""
+
+import warnings
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeGenerator, ToFloat, paint_folder
+from homemade import Files, Holding, made
+from PIL import Image
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import Caltech256, FakeData, ImageFolder
+from torchvision.io import decode_image
+from torchvision.transforms import v2
+
+from torch_augcond import AugConditionedSynthetic, MixedRealSyntheticSampler
+from torch_augcond.progress import bar
+
+TENSORS = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize((8, 8)), v2.Normalize([0.5], [0.5])])
+PICTURES = v2.Compose([v2.ToImage(), TENSORS])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
+
+
+def grey(path):
+    return Image.open(path).convert("L")
+
+
+class Triples(ImageFolder):
+    def __getitem__(self, i):
+        return *super().__getitem__(i), self.samples[i][0]
+
+
+class Soft(Files):
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return image, torch.eye(2)[label]
+
+
+UNLIKE = {
+    "tensors": (lambda folder: ImageFolder(folder, loader=decode_image), "of 3 channels, a number.*an image of PIL, a"),
+    "grey": (lambda folder: ImageFolder(folder, PICTURES, loader=grey), "of 1 channels, .* of 3 channels"),
+    "triples": (lambda folder: Triples(folder, PICTURES), "a number, str.*Let items be"),
+    "soft labels": (lambda folder: Soft(folder, PICTURES, targets=[0] * 5 + [1] * 5), "tensor of 1 dimensions"),
+}
+
+
+@pytest.mark.parametrize("dataset, told", UNLIKE.values(), ids=UNLIKE)
+def test_what_one_batch_cannot_hold_is_told(folder, tmp_path, dataset, told):
+    with pytest.warns(UserWarning, match=f"a batch can't hold both items of the dataset .*{told}"):
+        synthetic = made(dataset(folder), tmp_path / "set")
+    real = dataset(folder)
+    batch = DataLoader(real + synthetic, batch_size=len(real) + len(synthetic))
+    with pytest.raises((RuntimeError, TypeError)):
+        next(iter(batch))
+
+
+ALIKE = [
+    lambda folder: ImageFolder(folder),
+    lambda folder: ImageFolder(folder, PICTURES),
+    lambda folder: ImageFolder(folder, v2.Compose([v2.Grayscale(), PICTURES]), loader=grey),
+    lambda folder: Subset(Files(folder, PICTURES), [1, 6]),
+    lambda folder: FakeData(6, (3, 8, 8), 2, PICTURES),
+]
+
+
+@pytest.mark.parametrize("dataset", ALIKE)
+def test_what_one_batch_can_hold_is_not_warned_of(folder, tmp_path, dataset):
+    real = dataset(folder)
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", "class names such as '0'")
+        synthetic = made(real, tmp_path / "set")
+    if torch.is_tensor(real[0][0]):
+        loader = DataLoader(real + synthetic, batch_size=4, sampler=MixedRealSyntheticSampler(real + synthetic))
+        assert all(images.dtype == torch.float32 for images, _ in loader)
+
+
+def test_tensors_need_a_transform_that_makes_them(folder, tmp_path):
+    real = ImageFolder(folder, TENSORS, loader=decode_image)
+    with pytest.raises(ValueError, match=r"`transform` can't be taken over .* v2.Compose\(\[v2.ToImage\(\), t\]\)"):
+        made(real, tmp_path / "set")
+    assert made(real, tmp_path / "set", transform=PICTURES)[0][0].shape == real[0][0].shape
+
+
+def test_a_folder_that_is_gone_through_several_times_an_epoch(folder, tmp_path):
+    class Repeated(ImageFolder):
+        def __len__(self):
+            return 3 * len(self.samples)
+
+        def __getitem__(self, i):
+            return super().__getitem__(i % len(self.samples))
+
+    assert len(made(Repeated(folder), tmp_path / "set")) == 30
+
+
+def test_one_default_root_for_a_number_however_it_is_written(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path))
+    scales = (3, 3.0, np.float32(3), np.int64(3))
+    assert len({made(ImageFolder(folder), None, guidance_scale=scale).root for scale in scales}) == 1
+    assert made(ImageFolder(folder), None, guidance_scale=2).root != made(ImageFolder(folder), None).root
+
+
+def test_names_of_a_dataset_inside_are_mentioned(folder, tmp_path):
+    class Transformed(Holding):
+        def __init__(self, inner):
+            self.inner = inner
+
+    told = r"no `classes`, but the ImageFolder in it calls them 'cat', 'dog'. If they are meant, set `classes`"
+    with pytest.warns(UserWarning, match=told):
+        made(Transformed(ImageFolder(folder)), tmp_path / "set")
+
+
+def test_names_of_caltech(tmp_path):
+    folders = {f"caltech256/256_ObjectCategories/{name}": 2 for name in ("001.ak47", "002.american-flag")}
+    for path in list(paint_folder(tmp_path, folders).rglob("*.png")):
+        path.rename(path.with_name(f"{path.parent.name[:3]}_{int(path.stem) + 1:04d}.jpg"))
+    with pytest.warns(UserWarning, match="class names such as '001.ak47', '002.american-flag' hold numbers"):
+        assert made(Caltech256(tmp_path), tmp_path / "set").classes == ["001.ak47", "002.american-flag"]
+
+
+def test_counts_with_a_default(folder, tmp_path):
+    counts = defaultdict(lambda: 3, dog=1)
+    synthetic = AugConditionedSynthetic(
+        ImageFolder(folder), generator=FakeGenerator(), root=tmp_path / "set", num_per_class=counts
+    )
+    assert synthetic.targets == [0, 0, 0, 1]
+    with pytest.raises(TypeError, match=r"`num_per_class` must be an int or {class: int}, but got \[1, 2\]"):
+        AugConditionedSynthetic(ImageFolder(folder), generator=FakeGenerator(), num_per_class=[1, 2])
+
+
+def test_a_list_that_was_exported_before_a_set_grew(folder, tmp_path):
+    made(ImageFolder(folder, ToFloat()), tmp_path / "set")
+    (tmp_path / "set" / "metadata.jsonl").write_text("{}")
+    with warnings.catch_warnings(action="error"):
+        made(ImageFolder(folder), tmp_path / "set")
+    with pytest.warns(UserWarning, match="metadata.jsonl lists the images of before: run `torch-augcond export` again"):
+        made(ImageFolder(folder), tmp_path / "set", num_per_image=2)
+
+
+def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
+    with bar(10, "generating") as shown:
+        shown.update(5)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("torch_augcond.progress._LINE_SECONDS", 0)
+    with bar(20, "generating", initial=5) as shown:
+        shown.update(5)
+    assert "generating:  50% 10/20 [" in capsys.readouterr().err
