@@ -38,7 +38,7 @@ class _Lines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def update(self, n: int) -> None:
+    def update(self, n: int = 1) -> None:
         self._done += n
         now = time.monotonic()
         if now - self._told >= _LINE_SECONDS:
