@@ -114,6 +114,41 @@ def test_names_of_a_dataset_inside_are_mentioned(folder, tmp_path):
         made(Transformed(ImageFolder(folder)), tmp_path / "set")
 
 
+class Few(Holding):
+    """Some classes of a folder, numbered anew."""
+
+    def __init__(self, inner, keep, classes):
+        self.inner, self.classes, self.keep = inner, classes, keep
+        self.items = [i for i, label in enumerate(inner.targets) if label in keep]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        image, label = self.inner[self.items[i]]
+        return image, self.keep.index(label)
+
+
+class Renumbered(ImageFolder):
+    def __init__(self, root):
+        super().__init__(root)
+        self.targets = [(label + 1) % 3 for label in self.targets]
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], self.targets[i]
+
+
+def test_names_that_are_those_of_other_folders(folder, tmp_path):
+    three = ImageFolder(paint_folder(folder.parent / "three", {"ant": 3, "bee": 3, "cat": 3}))
+    told = "label 0 is called 'ant', but all of its images lie in the folder '{}': prompts are made of names"
+    for real, name in (Subset(Few(three, [1, 2], three.classes), range(5)), "bee"), (Renumbered(three.root), "cat"):
+        with pytest.warns(UserWarning, match=told.format(name)):
+            made(real, tmp_path / name)
+    with warnings.catch_warnings(action="error"):
+        made(Subset(Few(three, [1, 2], three.classes[1:]), range(5)), tmp_path / "right")
+        made(Few(three, [0, 2, 1], ["ant", "cat", "bee"]), tmp_path / "order")
+
+
 def test_names_of_caltech(tmp_path):
     folders = {f"caltech256/256_ObjectCategories/{name}": 2 for name in ("001.ak47", "002.american-flag")}
     for path in list(paint_folder(tmp_path, folders).rglob("*.png")):

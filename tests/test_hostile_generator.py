@@ -178,6 +178,10 @@ def test_a_subclass_is_another_generator():
             return super().encode_prompts([f"{prompt}, in a dark room" for prompt in prompts])
 
     assert Dark(make_pipeline("ddim"), fingerprint="test@0").fingerprint.startswith("test@0+")
+    generator = make_generator()
+    before, encode = generator.fingerprint, generator.encode_images
+    generator.encode_images = lambda images: -encode(images)
+    assert generator.fingerprint == f"{before}+encode_images"
 
 
 def test_precision_is_kept_while_another_thread_works():

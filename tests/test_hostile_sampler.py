@@ -1,9 +1,14 @@
 """Labels and lengths that no sampler can draw from are refused in one line, before a pass begins."""
 
+import random
+from collections import Counter
+
 import numpy as np
 import pytest
+from fakes import paint_folder
 from test_sampler import Part, mix
 from torch.utils.data import ConcatDataset, Subset
+from torchvision.datasets import ImageFolder
 
 from torch_augcond.sampler import MixedRealSyntheticSampler
 
@@ -35,6 +40,27 @@ def test_an_epoch_that_no_memory_holds_is_refused(kwargs, got):
     rule = f"`epoch_length` must come to at most 1,000,000,000 indices a rank, but got {got}. Make either smaller"
     with pytest.raises(ValueError, match=rule):
         MixedRealSyntheticSampler(mix(), **kwargs)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_classes_take_turns_through_all_epochs(shuffle):
+    train = Part(5, False, [0] * 3 + [1] * 2) + Part(12, True, [0] * 6 + [1] * 6)
+    sampler = MixedRealSyntheticSampler(train, shuffle=shuffle, class_balanced=True)
+    seen = Counter(i for _ in range(60) for i in sampler if i >= 5)
+    assert len(seen) == 12 and max(seen.values()) - min(seen.values()) <= (12 if shuffle else 0)
+
+
+def test_labels_of_a_folder_are_those_of_its_samples(tmp_path):
+    real = ImageFolder(paint_folder(tmp_path, {"cat": 40, "dog": 4}))
+    random.Random(0).shuffle(real.samples)
+    train = real + Part(20, True, [0, 1] * 10)
+    drawn = [i for i in MixedRealSyntheticSampler(train, class_balanced=True) if i < 44]
+    assert Counter(real.samples[i][1] for i in drawn) == {0: 22, 1: 22}
+
+
+def test_a_list_needs_a_list_of_labels():
+    with pytest.raises(ValueError, match="`class_balanced` must find one label for each of the 3 items of list"):
+        MixedRealSyntheticSampler(ConcatDataset([[(0, 0)] * 3, Part(5, True, [0] * 5)]), class_balanced=True)
 
 
 class Coarse(Subset):

@@ -14,6 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.sources import Sources, UnreadableImage, images
+from torch_augcond.sources.loaders import what_loads
 
 
 @pytest.fixture
@@ -187,6 +188,35 @@ UNCERTAIN = {
     "an array": "import numpy\na = numpy.full(5000, 3)\na[2500] = {n}\ndef size():\n    return int(a[2500])\n",
     "an attribute of a function": "def size():\n    return size.n\nsize.n = {n}\n",
 }
+
+BANDS = {
+    "channels": """
+def read(path):
+    bands = [Image.open(path.replace("red", band)) for band in ("red", "blue")]
+    return Image.blend(*bands, 0.5)
+""",
+    "a mode's name": """
+def read(path):
+    return Image.open(path.replace("L", "RGB"))
+""",
+    "the next frame": """
+def read(path):
+    file = Path(path)
+    return Image.open(file.with_name(f"{int(file.stem) + 1}{file.suffix}"))
+""",
+    "a list of files": """
+def read(path):
+    return Image.open(sorted(Path(path).parent.iterdir())[0])
+""",
+}
+
+
+@pytest.mark.parametrize("text", BANDS.values(), ids=BANDS)
+def test_one_that_may_name_other_files_is_not_believed(text):
+    module = ModuleType("user_loader")
+    exec(f"from pathlib import Path\nfrom PIL import Image\n{text}", vars(module))
+    assert what_loads(module.read) is None and what_loads(load_well) is not None
+
 
 MASKED = """
 from PIL import Image

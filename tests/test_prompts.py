@@ -38,13 +38,17 @@ def test_class_names():
     assert build_prompts(["x", "y"], "{}!", {"y": "dog"}) == {"x": "x!", "y": "dog!"}
 
 
-@pytest.mark.parametrize("name", ["n02085620-Chihuahua", "001.Black_footed_Albatross", "001.ak47", "class_3", "c0"])
+@pytest.mark.parametrize(
+    "name", ["n02085620-Chihuahua", "001.Black_footed_Albatross", "001.ak47", "class_3", "0 - zero"]
+)
 def test_names_that_hold_a_number_warn(name):
     with pytest.warns(UserWarning, match=f"class names such as '{name}' hold numbers"):
         build_prompts(["cat", name])
 
 
-@pytest.mark.parametrize("name", ["737-200", "Boeing 747", "7up", "3d_printer", "F-16", "A320", "cat2", "top 10"])
+@pytest.mark.parametrize(
+    "name", ["737-200", "Boeing 747", "7up", "3d_printer", "F-16", "A320", "cat2", "top 10", "4_leaf_clover"]
+)
 def test_numbers_that_are_names_do_not_warn(name, recwarn):
     build_prompts([name])
     assert not recwarn.list

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 from torch.utils.data import ConcatDataset, Dataset, DistributedSampler, IterableDataset, Subset
+from torchvision.datasets import DatasetFolder
 
 from .checks import as_indices, as_int, brief, warn
 
@@ -61,6 +62,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
     Note:
         Each pass over the sampler advances the epoch by itself; calling ``set_epoch`` as usual works too, and is needed
         if the ranks don't start equally many passes.
+
+        With torchdata's ``StatefulDataLoader`` call ``set_epoch`` before each epoch.
 
         Lightning leaves a ``DistributedSampler``, as this one is, as it is, and calls ``set_epoch``. Hugging Face
         accelerate splits the batches of any loader between its processes by itself: give it
@@ -267,12 +270,16 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         if not total:
             return np.empty(0, np.int64)
         rounds = -(-total // len(groups))
-        table = np.stack([self._draw(members, rounds, stream, i) for i, members in enumerate(groups)], axis=1)
+        # Without shuffle classes take turns through all epochs; these are how many each has had before this one.
+        drawn, first = self.epoch * total, self.epoch * total % len(groups)
+        begins = [-(-(drawn - i) // len(groups)) for i in range(len(groups))]
+        draws = [self._draw(members, rounds, begins[i], stream, i) for i, members in enumerate(groups)]
+        table = np.stack(draws[first:] + draws[:first], axis=1)
         if self.shuffle and len(groups) > 1:  # in each round every class takes one turn, in random order
             table = self._rng(stream, "turns").permuted(table, axis=1)
         return table.ravel()[self.rank : total : self.num_replicas]
 
-    def _draw(self, members: np.ndarray, count: int, stream: str, group: int) -> np.ndarray:
+    def _draw(self, members: np.ndarray, count: int, begin: int, stream: str, group: int) -> np.ndarray:
         """``count`` of ``members`` for this epoch, none of them twice before all of them once.
 
         Fewer than all are an arc of a circle, on which the next epoch goes on where this one ends; once the circle ends
@@ -282,7 +289,6 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         if count >= size:
             passes = np.tile(members, (-(-count // size), 1))
             return (self._rng(stream, group).permuted(passes, axis=1) if self.shuffle else passes).ravel()[:count]
-        begin = self.epoch * count
         places = (begin % size + np.arange(count)) % size
         if not self.shuffle:
             return members[places]
@@ -324,12 +330,14 @@ def _is_as_its_parts(dataset: Dataset) -> bool:
 
 def _labels(part: Dataset) -> np.ndarray | None:
     # Not what a `__getattr__` finds, which is the list of what it holds.
-    own = part.targets if "targets" in {*vars(part), *dir(type(part))} else None
+    own = part.targets if "targets" in {*getattr(part, "__dict__", {}), *dir(type(part))} else None
     if _is_as_its_parts(part) and not (isinstance(own, Sized) and len(own) == len(part)):
         return None
     given = next((getattr(part, name) for name in _LABEL_ATTRIBUTES if hasattr(part, name)), ())
     if getattr(part, "_target_types", None) == ["binary-category"]:  # an OxfordIIITPet of cats and dogs
         given = part._bin_labels
+    if getattr(type(part), "__getitem__", None) is DatasetFolder.__getitem__ and "targets" in vars(part):
+        given = [sample[1] for sample in part.samples]  # which are read, and may have been shuffled since
     try:
         labels = np.asarray(given)
         labels = np.asarray(labels.tolist()) if labels.dtype.kind == "O" else labels  # a column of names

@@ -21,6 +21,7 @@ from .protocol import BadImages
 from .quiet import without_messages
 from .steady import Steady
 from .undisturbed import undisturbed
+from .weights import functions_of
 
 if TYPE_CHECKING:
     from diffusers import StableUnCLIPImg2ImgPipeline
@@ -114,8 +115,8 @@ class StableUnCLIPGenerator:
 
     @property
     def fingerprint(self) -> str:
-        """Names the weights and all that changes images: a subclass, another scheduler than its own, shortcuts."""
-        parts, scheduler = [self.checkpoint], scheduler_id(self.pipe)
+        """Names the weights and all that changes images: own methods, another scheduler than its own, shortcuts."""
+        parts, scheduler = [self.checkpoint, *sorted(functions_of(self))], scheduler_id(self.pipe)
         if type(self) is not StableUnCLIPGenerator:
             parts.append(type(self).__qualname__)
         if scheduler != own_scheduler_id(self.pipe):
@@ -288,10 +289,10 @@ class StableUnCLIPGenerator:
                 f"{int(bad.sum())} of {len(bad)} images came out as NaN or one plain colour in {self.dtype} and "
                 "are made again in float32. load_generator(dtype=torch.bfloat16) is less prone to it.",
             )
-            rows = bad.nonzero().flatten()
-            with in_float32(self.pipe):
-                again = self._sample(self._plain, condition[rows], prompt_embeds[rows], keys[rows], **numbers)
-            images[rows], bad[rows] = to_uint8(again)
+            with in_float32(self.pipe):  # alone: how many of a batch are spoilt must not change any of them
+                parts = (x[bad].split(1) for x in (condition, prompt_embeds, keys))
+                again = [self._sample(self._plain, *row, **numbers) for row in zip(*parts, strict=True)]
+            images[bad], bad[bad] = to_uint8(torch.cat(again))
         if bad.any():
             raise BadImages(bad.nonzero().flatten().tolist(), images)
         return images

@@ -9,7 +9,7 @@ from ..checks import brief, check_names, listed, warn
 __all__ = ["build_prompts"]
 
 _LONGEST = 2000  # characters: some 77 words are read, and a record has room for 65 kB, 12 for an emoji
-_OPAQUE = re.compile(r"n\d{8}\b.*|\d+([. ].+)?|(c|class|category|id|label)?[ -]?\d+").fullmatch
+_OPAQUE = re.compile(r"n\d{8}\b.*|\d+((\.| - ).+)?|(c|class|category|id|label)?[ -]?\d+").fullmatch
 
 
 def build_prompts(
@@ -77,7 +77,8 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
         ValueError: It is in another one, or that can't be told of numbers.
     """
     ours, theirs = ([re.sub(r"[\s_-]+", " ", str(name)).casefold() for name in some] for some in (classes, names))
-    if any(name != own and name in ours for own, name in zip(ours, theirs, strict=True)):
+    known = set(ours)
+    if any(name != own and name in known for own, name in zip(ours, theirs, strict=True)):
         raise ValueError(
             f"`class_names` must be in the order of the classes, which is {brief(', '.join(classes))}, but got "
             f"{brief(', '.join(map(str, names)))}. Give a dict."

@@ -321,6 +321,8 @@ class Sources:
         """
         digests = [self._digest_or_note(i, cache, failed) for i in progress(range(len(self)))]
         self._check_labels()
+        for leaf in self.leaves:
+            leaf.check_folders(self.class_of)
         return digests
 
     def _check_labels(self) -> None:

@@ -28,7 +28,16 @@ from .images import (
 from .loaders import is_default, is_named, what_loads
 from .trials import check_takes_images
 
-__all__ = ["Folder", "Progress", "first_content", "has_class_folders", "is_parent", "is_plain", "root_of"]
+__all__ = [
+    "Folder",
+    "Progress",
+    "class_folder",
+    "first_content",
+    "has_class_folders",
+    "is_parent",
+    "is_plain",
+    "root_of",
+]
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 
@@ -88,14 +97,8 @@ class Folder:
     def place(self, index: int) -> str:
         """Where it lies in the dataset's folder; of a file from elsewhere its name."""
         path = self.path(index)
-        below = _below(path, *self._roots)
+        below = _below(path, *_roots(self.dataset))
         return os.path.basename(path) if below == path else below
-
-    @property
-    def _roots(self) -> list[str]:
-        """The dataset's folder, in all forms in which a path may begin with it."""
-        root = os.fspath(self.dataset.root)
-        return [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
 
     def read(self, index: int) -> tuple[Any, str | None]:
         """The image and its `digest`, if it has one: of the very bytes that were decoded."""
@@ -128,6 +131,9 @@ class Folder:
         self.check_names(samples)
         return [label for _, label in samples]
 
+    def check_folders(self, class_of: Mapping[int, str]) -> None:
+        return None  # which `check_names` does
+
     def is_joint(self, indices: np.ndarray) -> bool:
         return False  # torchvision's own `__getitem__` transforms a label by itself
 
@@ -149,7 +155,7 @@ class Folder:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
         if not has_class_folders(self.dataset):
             return
-        label_of, roots = self.dataset.class_to_idx, self._roots
+        label_of, roots = self.dataset.class_to_idx, _roots(self.dataset)
         folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label, *_ in samples}
         wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
         if wrong:
@@ -177,6 +183,18 @@ class Folder:
         dataset, samples = self.dataset, self.dataset.samples
         lists = [getattr(dataset, name, samples) for name in ("imgs", "targets")]
         return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
+
+
+def class_folder(dataset: DatasetFolder, path: str) -> str | None:
+    """The class that a file of it lies in the folder of."""
+    name = _below(path, *_roots(dataset)).split(os.sep)[0]
+    return name if name in dataset.class_to_idx else None
+
+
+def _roots(dataset: DatasetFolder) -> list[str]:
+    """Its folder, in all forms in which a path may begin with it."""
+    root = os.fspath(dataset.root)
+    return [os.path.join(form, "") for form in (root, os.path.abspath(root), os.path.realpath(root))]
 
 
 def _below(path: str, above: str, *others: str) -> str:

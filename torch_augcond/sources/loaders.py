@@ -1,6 +1,7 @@
 """The loaders of image folders: torchvision's, and what stands for one of a user's own."""
 
 from collections.abc import Iterator
+from threading import local
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType, NoneType
 from typing import Any
 
@@ -10,7 +11,7 @@ from torchvision.datasets import folder
 
 from .images import hash_bytes, open_image
 
-__all__ = ["careful_loader", "is_default", "is_named", "what_loads"]
+__all__ = ["careful_loader", "is_default", "is_named", "last_opened", "what_loads"]
 
 
 def is_default(loader: Any) -> bool:
@@ -23,9 +24,19 @@ def _is_torchvisions(loader: Any) -> bool:
     return code is not None and code.co_filename == folder.__file__ and code.co_name in ("default_loader", "pil_loader")
 
 
+_opened = local()
+
+
 def careful_loader(path: str) -> Image.Image:
     """What torchvision's loaders return, of the files that `open_image` takes."""
+    _opened.path = path
     return open_image(path)[0].convert("RGB")
+
+
+def last_opened() -> str | None:
+    """The file that `careful_loader` was last given by this thread; asked again, None."""
+    path, _opened.path = getattr(_opened, "path", None), None
+    return path
 
 
 def is_named(loader: Any) -> bool:
@@ -37,10 +48,10 @@ def is_named(loader: Any) -> bool:
 
 
 def what_loads(loader: Any) -> str | None:
-    """Its name and all that it does by code and values of its own module; None if that can't be told for sure.
+    """Its name and all that it does, by functions and numbers of its own module; None if that can't be told for sure.
 
-    Its module isn't told, which is another one where a script is imported and not run. Where a text is among those
-    values, it may be of the name of another file (a mask, boxes), which isn't told either.
+    Its module isn't told, which is another one where a script is imported and not run. What does anything but ordinary
+    steps, or holds a text, may read other files besides (a mask, the next frame), which aren't told either.
     """
     if not is_named(loader) or _is_torchvisions(loader):  # which calls another one, as `is_default` found
         return None
@@ -51,7 +62,14 @@ def what_loads(loader: Any) -> str | None:
     return f"{loader.__qualname__} {hash_bytes(code)}"
 
 
-_MODES = {*Image.MODES, "r", "rb"}  # texts that can't be of the name of a file
+# What loaders ordinarily do. Other steps may lead to other files: `replace`, `parent`, `environ`.
+_IMAGES = (
+    "Image ImageOps PIL Resampling BICUBIC BILINEAR LANCZOS convert crop eval exif_transpose open rotate transpose"
+)
+_ARRAYS = "COLOR_BGR2RGB IMREAD_COLOR array asarray copy cv2 cvtColor fromarray imread load np numpy read resize"
+_STEPS = frozenset(f"{_IMAGES} {_ARRAYS} int max min round".split())
+_MODES = {*Image.MODES, "r", "rb"}
+_PLAIN = (NoneType, bool, int, float)
 
 
 class _Unknown(Exception):
@@ -71,14 +89,20 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
         constants = [x for x in code.co_consts if not isinstance(x, CodeType) and x != function.__doc__]
         yield from (repr(x).encode() if _are_keywords(x) else _text(x) for x in constants)
         yield code.co_code + f"{code.co_names} {code.co_varnames}".encode("utf-8", "surrogatepass")
-    for name in sorted({name for code in codes for name in code.co_names} & function.__globals__.keys()):
-        value = function.__globals__[name]
+    for name in sorted({name for code in codes for name in code.co_names}):
+        value = function.__globals__.get(name, _Unknown)
         if isinstance(value, FunctionType) and value.__module__ == function.__module__:
             yield from _code(value, seen)
-        elif isinstance(value, type | FunctionType | BuiltinFunctionType) and value.__module__ != function.__module__:
-            yield f"{name} {value.__module__}.{value.__qualname__}".encode()
+        elif name in _STEPS and _is_foreign(value, function.__module__):
+            yield f"{name} {getattr(value, '__module__', None)} {getattr(value, '__name__', None)}".encode()
         else:
-            yield name.encode() + (value.__name__.encode() if isinstance(value, ModuleType) else _text(value))
+            yield name.encode() + _text(value)
+
+
+def _is_foreign(value: Any, module: str) -> bool:
+    """Whether it is of another module, or one."""
+    kinds = type | FunctionType | BuiltinFunctionType
+    return isinstance(value, ModuleType) or (isinstance(value, kinds) and value.__module__ != module)
 
 
 def _are_keywords(constant: Any) -> bool:
@@ -92,7 +116,7 @@ def _text(value: Any) -> bytes:
         return repr(type(value)).encode() + b",".join(map(_text, value))
     if type(value) is dict:
         return b"{" + _text(list(value.items()))
-    if type(value) not in (NoneType, bool, int, float) and not (type(value) is str and value in _MODES):
+    if type(value) not in _PLAIN and not (type(value) is str and value in _MODES):
         raise _Unknown
     return repr(value).encode()
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import ConcatDataset, Subset
 
-from ..checks import as_indices, warn
-from .folders import Folder, Progress, first_content, has_class_folders, is_plain
+from ..checks import as_indices, listed, warn
+from .folders import Folder, Progress, class_folder, first_content, has_class_folders, is_plain
 from .images import DigestCache, hash_bytes
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, layers, own_copy
+from .loaders import last_opened
 from .raw import NotRaw, RawItems
 from .trials import check_takes_images, drawn_alike, random_kept
 
@@ -38,6 +39,8 @@ class _Items:
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self._said: dict[int, int | None] = {}  # the labels that were read
         self.contradicted: dict[int, str] = {}
+        self._folders = [layer for layer in layers(dataset) if has_class_folders(layer)]
+        self._lie_in: dict[int, set[str | None]] = {}  # of each label, the class folders that its images were read from
 
     def path(self, index: int) -> None:
         return None
@@ -55,7 +58,9 @@ class _Items:
 
     def read(self, index: int) -> tuple[Any, None]:
         """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
+        last_opened()
         image, label = self._item(index)
+        self._note_folder(as_label(label))
         self.raw.check(image)
         if self.believed:
             where, said = f"`{self.believed[0]}` says", int(self.believed[1][index])
@@ -64,6 +69,24 @@ class _Items:
         if (number := as_label(label)) not in (None, said) and said is not None:
             self.contradicted[index] = f"{where} {said} and the item {number}"
         return image, None
+
+    def _note_folder(self, label: int | None) -> None:
+        path = last_opened()
+        names = [name for folder in self._folders if path and (name := class_folder(folder, path))]
+        if label is not None and self._folders:
+            self._lie_in.setdefault(label, set()).add(names[0] if names else None)
+
+    def check_folders(self, class_of: Mapping[int, str]) -> None:
+        """Warns of a label that is called after one class folder, where all of its images lie in others."""
+        known = {name for folder in self._folders for name in folder.class_to_idx}
+        for label, folders in sorted(self._lie_in.items()):
+            name = class_of.get(label)
+            if name in known and not folders & {name, None}:
+                warn(
+                    f"label {label} is called {name!r}, but all of its images lie in the folder {listed(folders)}: "
+                    "prompts are made of names. Give `classes` (and `class_to_idx`) in the order of the labels."
+                )
+                return
 
     def digest(self, index: int, cache: DigestCache | None = None) -> None:
         return None
