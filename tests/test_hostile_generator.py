@@ -272,3 +272,32 @@ def test_a_model_of_two_precisions_stays_one():
     with in_float32(pipe):
         assert {x.dtype for x in pipe.unet.parameters()} == {torch.float32}
     assert {name: x.dtype for name, x in pipe.unet.named_parameters()} == before
+
+
+class Divided:
+    def __init__(self, function, by):
+        self.function, self.by = function, by
+
+    def __call__(self, *given, **named):
+        return [self.function(*given, **named)[0] / self.by]
+
+
+def dividing(by):
+    return lambda module, given, made: made / by
+
+
+def test_hooks_and_functions_of_one_name():
+    pipe = make_pipeline("ddim")
+    pipe.unet.enable_layerwise_casting(torch.bfloat16, torch.float32)
+    hook = pipe.unet.mid_block.register_forward_hook(dividing(2))
+    pipe.vae.decode = Divided(pipe.vae.decode, 2)
+    for change in (
+        lambda: (hook.remove(), pipe.unet.mid_block.register_forward_hook(dividing(3))),
+        lambda: setattr(pipe.vae.decode, "by", 3),
+        lambda: setattr(pipe.unet.conv_out, "forward", lambda x, *given: x),
+    ):
+        generator = StableUnCLIPGenerator(pipe, fingerprint="test@0")
+        generator.prepare(1)
+        change()
+        with pytest.raises(ValueError, match="must keep the weights and layers"):
+            generator.prepare(1)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import time
+from functools import partial
 from types import MethodType
 
 import diffusers
@@ -132,6 +133,14 @@ def merge_tokens(pipe):
     pipe.unet.mid_block.__class__ = Merging
 
 
+class Halved:
+    def __init__(self, function):
+        self.function, self.by = function, 2
+
+    def __call__(self, *given, **named):
+        return [self.function(*given, **named)[0] / self.by]
+
+
 def add_token(pipe):
     pipe.text_encoder.resize_token_embeddings(515)
     pipe.text_encoder.config.vocab_size = 514
@@ -151,6 +160,7 @@ WEIGHTS = {
         lambda pipe: setattr(pipe.unet.conv_in, "padding_mode", "circular"),
         lambda pipe: setattr(pipe.unet.conv_in, "padding", (0, 2)),
         lambda pipe: pipe.unet.set_attn_processor(PAGIdentitySelfAttnProcessor2_0()),
+        lambda pipe: setattr(pipe.unet, "forward", partial(pipe.unet.forward, return_dict=False)),
         quantize,
     ],
     "text_encoder": [train_in_place, add_token],
@@ -159,6 +169,7 @@ WEIGHTS = {
         lambda pipe: setattr(pipe.vae.decoder.conv_norm_out, "eps", 0.1),
         lambda pipe: setattr(pipe.vae, "decode", lambda x, **options: [x]),
         lambda pipe: setattr(pipe.vae, "_decode", lambda x, **options: [x]),
+        lambda pipe: setattr(pipe.vae, "decode", Halved(pipe.vae.decode)),
     ],
     "pipeline": [lambda pipe: setattr(pipe, "encode_prompt", lambda *given: None)],
     "tokenizer": [

@@ -16,6 +16,7 @@ __all__ = ["MODELS", "check_dropout", "check_weights", "content", "functions_of"
 _CHOICES = {"gradient_checkpointing", "training", "use_slicing", "use_tiling"}  # of how to compute the same
 _USUAL = re.compile(r"(Sliced|XFormers|XLA|Fused)?Attn(AddedKV)?Processor(2_0|NPU)?").fullmatch
 _MOVING = re.compile(r".*Offload.*|AlignDevicesHook|LayerwiseCasting.*|PeftInputAutocast.*|SequentialHook").fullmatch
+_HOOKS = re.compile(r"[/\\](accelerate|diffusers)[/\\]hooks\b").search
 _SWITCHES = {"_active_adapter", "_disable_adapters"}  # of peft's layers
 MODELS = ("image_encoder", "image_normalizer", "text_encoder", "unet", "vae")
 _PROCESSORS = ("feature_extractor", "image_processor", "image_noising_scheduler")
@@ -109,41 +110,64 @@ def _content_if_plain(tensor: Tensor) -> tuple[int, str] | str | None:
     return content(tensor) if type(tensor) in (Tensor, torch.nn.Parameter) else type(tensor).__qualname__
 
 
-def _modules(model: torch.nn.Module) -> dict[str, str]:
+def _modules(model: torch.nn.Module) -> dict[str, list[Any]]:
     """Of each module what it is and computes with; a compiled one is the one inside it."""
     modules = {_uncompiled(name): module for name, module in model.named_modules()}
-    return {f"{name}:": f"{_name(type(module))} {_numbers(module)}" for name, module in modules.items()}
+    return {f"{name}:": [_name(type(module)), _numbers(module)] for name, module in modules.items()}
 
 
 def _numbers(module: torch.nn.Module) -> dict[str, Any]:
     """What else a module computes with; an attention processor too, but for diffusers' that all come to the same."""
-    found = functions_of(module) | _plain_of(module)
     processor = vars(module).get("processor")
-    own = {} if _is_usual(type(processor)) else {"processor": f"{type(processor).__qualname__} {_plain_of(processor)}"}
-    return dict(sorted(found.items())) | own
+    own = {} if _is_usual(type(processor)) else {"processor": [type(processor).__qualname__, _plain_of(processor)]}
+    return functions_of(module) | _plain_of(module) | own
 
 
 def _is_usual(kind: type) -> bool:
     return kind is type(None) or (kind.__module__.startswith("diffusers.") and bool(_USUAL(kind.__name__)))
 
 
-def functions_of(thing: Any) -> dict[str, str]:
+class _Function:
+    """A function, or an object in the place of one: it stays as it is as long as nobody sets anything in it."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.settings = function, _plain_of(function)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Function) and vars(self) == vars(other)
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+
+
+def functions_of(thing: Any) -> dict[str, list[_Function]]:
     """What was put into the place of its methods, and its hooks, by name; compilers and offloading compute the same."""
     own = vars(thing)
     hooks = [*getattr(own.get("_diffusers_hook"), "hooks", {}).values()]
     hooks += [own["_hf_hook"]] if "_hf_hook" in own else []
     kinds = [type(hook).__name__ for hook in hooks]
-    found = {name: [own[name]] for name in _replaced(thing) if not (hooks and name == "forward")}  # that is theirs
+    found = {name: [own[name]] for name in _replaced(thing) if not (hooks and _is_of_hooks(own[name]))}
     found |= {name: [*own[name].values()] for name in ("_forward_hooks", "_forward_pre_hooks") if own.get(name)}
     found |= {kind: [kind] for kind in kinds if not _MOVING(kind)}
     ours = {name for name, (first, *_) in found.items() if hasattr(first, "plain")}
-    return {name: str([getattr(x, "__qualname__", repr(type(x))) for x in found[name]]) for name in found.keys() - ours}
+    return {name: list(map(_Function, found[name])) for name in found.keys() - ours}
 
 
 def _replaced(thing: Any) -> list[str]:
-    """Its attributes that are functions; of private ones, where libraries keep some too, those in a method's place."""
-    functions = [name for name, value in vars(thing).items() if isinstance(value, FunctionType | MethodType)]
-    return [name for name in functions if not name.startswith("_") or callable(getattr(type(thing), name, None))]
+    """Its attributes that are functions, or are called in the place of a method."""
+    values = {name: value for name, value in vars(thing).items() if not isinstance(value, type | torch.nn.Module)}
+    functions = {name for name, x in values.items() if isinstance(x, FunctionType | MethodType) and name[0] != "_"}
+    return [*functions, *(n for n in values.keys() - functions if _is_method(thing, n) and callable(values[n]))]
+
+
+def _is_method(thing: Any, name: str) -> bool:
+    return callable(getattr(type(thing), name, None))
+
+
+def _is_of_hooks(function: Any) -> bool:
+    """Whether it is the `forward` that moves a module's weights, or casts them, around its own."""
+    code = getattr(getattr(function, "func", function), "__code__", None)
+    return code is not None and _HOOKS(code.co_filename) is not None
 
 
 def _name(kind: type) -> str:
