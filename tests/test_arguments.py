@@ -106,6 +106,7 @@ def test_a_conflict_says_what_to_type(real, tmp_path):
 
 def test_the_command_that_makes_a_set_has_absolute_paths(real, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
+    (tmp_path / "tiny").mkdir()  # which isn't meant
     monkeypatch.chdir(tmp_path)
     command = Request(dataset=real, root="set", generator="model").command()
     assert f"--root {tmp_path / 'set'}" in command and f"--generator {tmp_path / 'model'}" in command

@@ -72,7 +72,7 @@ class Odd(FakeGenerator):
             r"of shape \(\d, 12\), but got torch.float32 of shape \(\d, 11\)",
         ),
         ("encode_images", np.asarray, TypeError, "but got ndarray"),
-        ("encode_prompts", lambda x: x[:-1], ValueError, r"of shape \(2, L, C\), but got"),
+        ("encode_prompts", lambda x: x[:-1], ValueError, r"of shape \(1, L, C\), but got"),
         ("encode_prompts", lambda x: x * torch.nan, ValueError, "finite numbers, but got NaN or infinity for 'a photo"),
         ("encode_prompts", list, TypeError, "but got list"),
     ],
@@ -90,3 +90,26 @@ def test_its_own_batch_size_is_any_int_and_no_more_rows_than_needed(real, tmp_pa
     generator.batch_size = own
     assert job_of(real, tmp_path / "set", generator).make().made == 12
     assert generator.batches == rows
+
+
+class Padding(FakeGenerator):
+    """Pads prompts to the longest of a call."""
+
+    def encode_prompts(self, prompts):
+        longest = max(len(prompt.split()) for prompt in prompts)
+        rows = super().encode_prompts(prompts)
+        return rows.repeat(1, longest, 1)
+
+
+def test_prompts_are_encoded_alone_and_have_one_length(real, tmp_path):
+    prompt, found = {"cat": "a cat", "dog": "a great dane"}, []
+    for counts in ({"cat": 6}, {"dog": 6}, {"cat": 6, "dog": 6}):
+        job = job_of(real, tmp_path / "set", Padding(), num_per_class=counts, prompt=prompt)
+        job.make(batch_size=6)
+        found.append(images(tmp_path / "set"))
+    job_of(real, tmp_path / "other", Padding(), prompt=prompt).make(batch_size=6)
+    assert images(tmp_path / "other") == found[-1]
+    with pytest.raises(
+        ValueError, match="must return one length L for all prompts, but got 8 and 12. Let its tokenizer"
+    ):
+        job_of(real, tmp_path / "mixed", Padding(), prompt=prompt).make(batch_size=4)

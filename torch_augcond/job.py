@@ -299,9 +299,9 @@ def _is_text(name: str) -> bool:
 
 def _made_by(fingerprint: str, name: str) -> bool:
     """Whether the generator of that name may have this fingerprint, as far as can be told without the network."""
-    from .generators.checkpoints import MIRRORS, find_checkpoint
+    from .generators.checkpoints import MIRRORS, find_checkpoint, is_folder
 
-    if name == "tiny" or (name not in MIRRORS and os.path.isdir(name)):
+    if name == "tiny" or is_folder(name):
         with suppress(FileNotFoundError):
             # What follows a "+" are options of loading; whether they are the same is known once it is loaded.
             return fingerprint.partition("+")[0] == find_checkpoint(name).fingerprint

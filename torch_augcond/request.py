@@ -195,13 +195,11 @@ class Request:
 
     def _checkpoint(self) -> str:
         """What a generator and its name have in common: which weights, but not which commit of them."""
-        from .generators.checkpoints import MIRRORS, find_checkpoint
+        from .generators.checkpoints import MIRRORS, find_checkpoint, is_folder
 
         if self.is_loaded:
             name = self.generator.fingerprint
-        elif self.generator_name == "tiny" or (
-            self.generator_name not in MIRRORS and os.path.isdir(self.generator_name)
-        ):
+        elif self.generator_name == "tiny" or is_folder(self.generator_name):
             name = find_checkpoint(self.generator_name).fingerprint
         else:
             name = self.generator_name
@@ -212,7 +210,7 @@ class Request:
 
     def command(self) -> str | None:
         """The shell command that makes this set; None where no command can say the same."""
-        from .generators.checkpoints import MIRRORS
+        from .generators.checkpoints import is_folder
 
         plain = (str, os.PathLike, int, float, type(None))
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "dataset"}
@@ -222,8 +220,8 @@ class Request:
         words = ["torch-augcond", "generate", os.path.abspath(self.dataset.root)]
         for name, value in options.items():
             if value != defaults[name]:
-                is_folder = name == "root" or (name == "generator" and value not in MIRRORS and os.path.isdir(value))
-                option, text = "--" + name.replace("_", "-"), str(place_of(value) if is_folder else value)
+                is_path = name == "root" or (name == "generator" and is_folder(os.fspath(value)))
+                option, text = "--" + name.replace("_", "-"), str(place_of(value) if is_path else value)
                 words += [f"{option}={text}"] if text.startswith("-") else [option, text]
         return shlex.join(words)
 

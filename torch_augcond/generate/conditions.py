@@ -141,16 +141,27 @@ class Conditions:
         return None
 
     def prompts(self, texts: Sequence[str]) -> Tensor:
-        """The embeddings of the prompts, (N, L, C)."""
+        """The embeddings of the prompts, (N, L, C), each encoded alone: a tokenizer may pad to the longest of several.
+
+        Raises:
+            ValueError: Not all have one L.
+        """
         names = {f"prompt {text}": text for text in texts}
         known = dict(self.cache.get(list(names)))
         if new := [name for name in names if name not in known]:
-            wanted = [names[name] for name in new]
-            fresh = dict(zip(new, prompts_of(self.generator.encode_prompts(wanted), wanted), strict=True))
+            wanted = [[names[name]] for name in new]
+            made = [prompts_of(self.generator.encode_prompts(prompt), prompt)[0] for prompt in wanted]
+            fresh = dict(zip(new, made, strict=True))
             self.check()
             self.cache.put(fresh)
             known |= fresh
-        return torch.stack([known[f"prompt {text}"] for text in texts])
+        found = [known[f"prompt {text}"] for text in texts]
+        if len(lengths := {len(one) for one in found}) > 1:
+            raise ValueError(
+                "`generator.encode_prompts` must return one length L for all prompts, but got "
+                f"{' and '.join(map(str, sorted(lengths)))}. Let its tokenizer pad all to one length."
+            )
+        return torch.stack(found)
 
 
 def centre(image: Image.Image, size: int) -> Tensor:

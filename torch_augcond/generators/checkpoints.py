@@ -13,7 +13,7 @@ from ..checks import brief, did_you_mean
 from .folder import INDEX, check_folder, check_index, choose_files, num_missing, num_parameters_in
 from .weights import MODELS
 
-__all__ = ["MIRRORS", "SHORT_NAMES", "Checkpoint", "cached_commit", "find_checkpoint", "short_name"]
+__all__ = ["MIRRORS", "SHORT_NAMES", "Checkpoint", "cached_commit", "find_checkpoint", "is_folder", "short_name"]
 
 TINY = Path(__file__).parent.parent / "checkpoints" / "tiny-unclip"
 
@@ -36,6 +36,11 @@ MIRRORS = MappingProxyType(
 
 SHORT_NAMES = (*MIRRORS, "tiny")
 _GONE = {401, 403, 404, 410}
+
+
+def is_folder(name: str) -> bool:
+    """Whether `find_checkpoint` takes it for a folder: not what is called like a short name."""
+    return name not in SHORT_NAMES and os.path.isdir(name)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ class Generator(Protocol):
     which the fingerprint has changed is not kept.
 
     Attributes:
-        fingerprint: Names weights and scheduler; equal fingerprints make equal images.
+        fingerprint: Names weights and scheduler; equal fingerprints make equal images. A subclass of ours whose images
+            depend on what it is given has to add that.
         embed_dim: D, the entries of an image embedding.
         image_size: Side of the images in pixels.
     """
@@ -63,7 +64,7 @@ class Generator(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Prompts to float32 embeddings (N, L, C) on the CPU."""
+        """Prompts to float32 embeddings (N, L, C) on the CPU, of the same L whatever they are."""
         ...
 
     def generate(
