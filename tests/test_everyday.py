@@ -9,13 +9,14 @@ import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from homemade import Files, Holding, made
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
-from torchvision.datasets import Caltech256, FakeData, ImageFolder
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torchvision.datasets import Caltech256, FakeData, ImageFolder, ImageNet
 from torchvision.io import decode_image
 from torchvision.transforms import v2
 
 from torch_augcond import AugConditionedSynthetic, MixedRealSyntheticSampler
 from torch_augcond.progress import bar
+from torch_augcond.sources import Sources
 
 TENSORS = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize((8, 8)), v2.Normalize([0.5], [0.5])])
 PICTURES = v2.Compose([v2.ToImage(), TENSORS])
@@ -147,6 +148,71 @@ def test_names_that_are_those_of_other_folders(folder, tmp_path):
     with warnings.catch_warnings(action="error"):
         made(Subset(Few(three, [1, 2], three.classes[1:]), range(5)), tmp_path / "right")
         made(Few(three, [0, 2, 1], ["ant", "cat", "bee"]), tmp_path / "order")
+
+
+WNIDS = {
+    "n01440764": ("tench",),
+    "n01443537": ("goldfish",),
+    "n02123045": ("tabby", "tabby cat"),
+    "n02504013": ("elephant",),
+}
+
+
+class ImageNetWithPaths(ImageNet):
+    def __getitem__(self, i):
+        return *super().__getitem__(i), self.samples[i][0]
+
+
+@pytest.mark.parametrize("kind", [ImageNet, ImageNetWithPaths])
+def test_some_classes_of_imagenet_numbered_anew(tmp_path, kind):
+    paint_folder(tmp_path / "imagenet" / "train", dict.fromkeys(WNIDS, 2))
+    torch.save((WNIDS, []), tmp_path / "imagenet" / "meta.bin")
+    real = kind(tmp_path / "imagenet")
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", "a batch can't hold")
+        assert made(real, tmp_path / "whole").classes[2] == "tabby, tabby cat"
+    real.samples = [(path, {2: 0, 3: 1}[label]) for path, label in real.samples if label > 1]
+    with pytest.raises(
+        ValueError, match="`samples` must label images as `class_to_idx` does, but gives 0 to images of"
+    ):
+        made(real, tmp_path / "set")
+
+
+class Records(ImageFolder):
+    """Its own lists, which aren't torchvision's pairs."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.samples = [{"path": path, "label": label} for path, label in self.samples]
+
+    def __getitem__(self, i):
+        return self.loader(self.samples[i]["path"]), self.samples[i]["label"]
+
+
+def test_lists_of_other_things(folder, tmp_path):
+    assert len(made(Records(folder), tmp_path / "set")) == 10
+
+
+def test_parts_that_share_a_list_of_names(folder, tmp_path):
+    with warnings.catch_warnings(action="error"):
+        parts = [Subset(Files(folder), range(5)), Subset(Files(folder), range(5, 10))]
+        made(ConcatDataset([Holding(Named(part)) for part in parts]), tmp_path / "set")
+
+
+class Named(Holding):
+    def __init__(self, inner):
+        self.inner, self.classes = inner, ["cat", "dog"]
+
+
+def test_16_bits_in_a_wrapper_are_those_of_the_file(tmp_path):
+    folder = tmp_path / "scans" / "lung"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)).save(folder / "0.png")
+    sources = [
+        Sources.from_dataset(dataset) for dataset in (ImageFolder(folder.parent), Holding(ImageFolder(folder.parent)))
+    ]
+    plain, held = (np.asarray(one.image(0)) for one in sources)
+    assert (plain == held).all() and 100 < held.mean() < 150
 
 
 def test_names_of_caltech(tmp_path):

@@ -98,6 +98,7 @@ class Sources:
 
     def _merged_names(self, progress: Progress) -> dict[int, str]:
         merged: dict[int, str] = {}
+        found: list[tuple[dict[int, str], set[int]]] = []  # of parts where only a number tells which name is meant
         for k, leaf in enumerate(self.leaves):
             labels = np.unique(self.labels[self.part == k]).tolist()
             is_whole = len(np.unique(self.index[self.part == k])) == len(leaf.dataset)
@@ -108,7 +109,7 @@ class Sources:
             names = class_names(leaf.dataset, labels, absent)
             if leaf.by_place:
                 warn_of_inner(names, layers(leaf.dataset))
-                warn_of_unused(names, known)
+                found.append((names, known))
                 warn_of_nameless(names, set(labels), known)
             for label, name in names.items():
                 if merged.setdefault(label, name) != name:
@@ -116,6 +117,8 @@ class Sources:
                         f"the parts of a ConcatDataset must agree on label {label}, but got "
                         f"{merged[label]!r} and {name!r}. Give all of them the same `class_to_idx`."
                     )
+        for names in {str(names): names for names, _ in found}.values():  # parts may share a list
+            warn_of_unused(names, set().union(*(known for others, known in found if others == names)))
         for holder in filter(is_pure, layers(self.dataset)):
             check_same_names(holder, merged)
         return dict(sorted(unique(merged).items()))

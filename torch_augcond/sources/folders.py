@@ -36,6 +36,8 @@ __all__ = [
     "has_class_folders",
     "is_parent",
     "is_plain",
+    "label_of_folder",
+    "labelled_folders",
     "root_of",
 ]
 
@@ -56,8 +58,37 @@ def is_plain(dataset: Any) -> bool:
 
 def has_class_folders(dataset: Any) -> bool:
     """Whether it lists files in folders that its classes are called after."""
-    is_listed = root_of(dataset) is not None and getattr(dataset, "samples", None) is not None
-    return is_listed and isinstance(getattr(dataset, "class_to_idx", None), Mapping)
+    if root_of(dataset) is None or not isinstance(getattr(dataset, "class_to_idx", None), Mapping):
+        return False
+    samples = getattr(dataset, "samples", None)
+    first = samples[0] if samples is not None and len(samples) else ("", 0)
+    return (
+        samples is not None and isinstance(first, tuple | list | np.ndarray) and isinstance(first[0], str | os.PathLike)
+    )
+
+
+def label_of_folder(dataset: DatasetFolder) -> Mapping[str, int]:
+    """{class folder: label}: those of ImageNet have names of their own."""
+    return getattr(dataset, "wnid_to_idx", None) or dataset.class_to_idx
+
+
+def labelled_folders(dataset: DatasetFolder, samples: Iterable[Sequence[Any]]) -> set[tuple[str, int]]:
+    """The class folders that files lie in, each with the labels that these have."""
+    above = {(os.path.dirname(os.fspath(path)), label) for path, label, *_ in samples}
+    known, roots = label_of_folder(dataset), _roots(dataset)
+    return {(_class_of(os.path.join(folder, ""), known, roots), label) for folder, label in above}
+
+
+def class_folder(dataset: DatasetFolder, path: str) -> str | None:
+    """The class that a file of it lies in the folder of."""
+    name = _class_of(path, known := label_of_folder(dataset), _roots(dataset))
+    return name if name in known else None
+
+
+def _class_of(path: str, known: Mapping[str, int], roots: Sequence[str]) -> str:
+    """Below the dataset's folder the first one that is known; ImageNet's lie in that of a split."""
+    parts = _below(path, *roots).split(os.sep)
+    return next((name for name in parts if name in known), parts[0])
 
 
 def is_parent(dataset: Any) -> bool:
@@ -79,7 +110,7 @@ class Folder:
 
     contradicted: Mapping[int, str] = MappingProxyType({})  # its labels are those of its items
     raw: Any = None  # it is read without a copy
-    by_place = False  # a label is that of its folder
+    by_place = False  # a label is that of its folder, unless no folder is known to `class_to_idx`
 
     def __init__(self, dataset: DatasetFolder) -> None:
         opencvs = getattr(sys.modules.get("cv2"), "imread", None)
@@ -129,6 +160,9 @@ class Folder:
     def labels(self, indices: np.ndarray, progress: Progress) -> list[Any]:
         samples = [self.samples[i] for i in indices.tolist()]
         self.check_names(samples)
+        if has_class_folders(self.dataset):
+            known = label_of_folder(self.dataset)
+            self.by_place = not any(name in known for name, _ in labelled_folders(self.dataset, samples))
         return [label for _, label in samples]
 
     def check_folders(self, class_of: Mapping[int, str]) -> None:
@@ -155,8 +189,7 @@ class Folder:
         """Whoever relabels a folder's images must say what the labels are called now: prompts are made of that."""
         if not has_class_folders(self.dataset):
             return
-        label_of, roots = self.dataset.class_to_idx, _roots(self.dataset)
-        folders = {(_below(os.fspath(path), *roots).split(os.sep)[0], label) for path, label, *_ in samples}
+        label_of, folders = label_of_folder(self.dataset), labelled_folders(self.dataset, samples)
         wrong = [f"{label} to images of {name!r}" for name, label in folders if label_of.get(name, label) != label]
         if wrong:
             raise ValueError(
@@ -183,12 +216,6 @@ class Folder:
         dataset, samples = self.dataset, self.dataset.samples
         lists = [getattr(dataset, name, samples) for name in ("imgs", "targets")]
         return dataset.extensions is not None and lists[0] is samples and len(lists[1]) == len(self.samples)
-
-
-def class_folder(dataset: DatasetFolder, path: str) -> str | None:
-    """The class that a file of it lies in the folder of."""
-    name = _below(path, *_roots(dataset)).split(os.sep)[0]
-    return name if name in dataset.class_to_idx else None
 
 
 def _roots(dataset: DatasetFolder) -> list[str]:

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import get_image_backend
 from torchvision.datasets import folder
 
-from .images import hash_bytes, open_image
+from .images import hash_bytes, open_image, to_rgb
 
 __all__ = ["careful_loader", "is_default", "is_named", "last_opened", "what_loads"]
 
@@ -28,9 +28,9 @@ _opened = local()
 
 
 def careful_loader(path: str) -> Image.Image:
-    """What torchvision's loaders return, of the files that `open_image` takes."""
+    """As torchvision's loaders, of the files that `open_image` takes, but without clipping 16-bit images."""
     _opened.path = path
-    return open_image(path)[0].convert("RGB")
+    return to_rgb(open_image(path)[0])
 
 
 def last_opened() -> str | None:

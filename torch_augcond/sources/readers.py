@@ -10,7 +10,16 @@ import numpy as np
 from torch.utils.data import ConcatDataset, Subset
 
 from ..checks import as_indices, listed, warn
-from .folders import Folder, Progress, class_folder, first_content, has_class_folders, is_plain
+from .folders import (
+    Folder,
+    Progress,
+    class_folder,
+    first_content,
+    has_class_folders,
+    is_plain,
+    label_of_folder,
+    labelled_folders,
+)
 from .images import DigestCache, hash_bytes
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, layers, own_copy
@@ -78,7 +87,7 @@ class _Items:
 
     def check_folders(self, class_of: Mapping[int, str]) -> None:
         """Warns of a label that is called after one class folder, where all of its images lie in others."""
-        known = {name for folder in self._folders for name in folder.class_to_idx}
+        known = {name for folder in self._folders for name in label_of_folder(folder)}
         for label, folders in sorted(self._lie_in.items()):
             name = class_of.get(label)
             if name in known and not folders & {name, None}:
@@ -132,8 +141,12 @@ class _Items:
         """Whether each label is that of the folder which the file lies in."""
         if not has_class_folders(self.dataset):
             return False
-        places, samples = zip(indices.tolist(), labels, strict=True), self.dataset.samples
-        return all(i < len(samples) and is_int(label) and label == samples[i][1] for i, label in places)
+        samples, label_of = self.dataset.samples, label_of_folder(self.dataset)
+        try:
+            items = [(samples[i][0], label) for i, label in zip(indices.tolist(), labels, strict=True)]
+            return all(label_of.get(name) == label for name, label in labelled_folders(self.dataset, items))
+        except (IndexError, TypeError):  # it has more items than files, or labels of other kinds
+            return False
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
         """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
