@@ -228,7 +228,7 @@ def test_counts_with_a_default(folder, tmp_path):
     synthetic = AugConditionedSynthetic(
         ImageFolder(folder), generator=FakeGenerator(), root=tmp_path / "set", num_per_class=counts
     )
-    assert synthetic.targets == [0, 0, 0, 1]
+    assert synthetic.targets == [0, 0, 0, 1] and dict(counts) == {"dog": 1}
     with pytest.raises(TypeError, match=r"`num_per_class` must be an int or {class: int}, but got \[1, 2\]"):
         AugConditionedSynthetic(ImageFolder(folder), generator=FakeGenerator(), num_per_class=[1, 2])
 
@@ -250,3 +250,8 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     with bar(20, "generating", initial=5) as shown:
         shown.update(5)
     assert "generating:  50% 10/20 [" in capsys.readouterr().err
+
+
+def test_a_part_whose_transform_is_false_has_none(folder, tmp_path):
+    with pytest.raises(ValueError, match="`transform` can't be taken over .* one in only some of its parts"):
+        made(ConcatDataset([Files(folder, ToFloat()), Files(folder, False)]), tmp_path / "set")

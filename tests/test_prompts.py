@@ -18,6 +18,7 @@ def test_folders_have_underscores_where_sentences_have_spaces():
         "sea_lion": "a sea_lion!",
     }
     assert build_prompts(["a_b"], "{}", ["a_b"]) == build_prompts(["a_b"], "{}", {"a_b": "a_b"}) == {"a_b": "a_b"}
+    assert build_prompts(["a_{}"], lambda name: name) == {"a_{}": "a_{}"}
     assert build_prompts(["a_b"], lambda name: name) == build_prompts(["a_b"], {"a_b": "a_b"}) == {"a_b": "a_b"}
 
 

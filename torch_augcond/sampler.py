@@ -198,7 +198,7 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         names = ("num_replicas", "shuffle", "seed", "class_balanced", "num_samples")
         sizes = {name: sum(map(len, groups)) for name, groups in self._streams.items()}
         own = {name: getattr(self, name) for name in names}
-        return own | sizes | {"fraction": str(self.synthetic_fraction), "streams": self._digest}
+        return own | sizes | {"fraction": str(self.synthetic_fraction), "streams": self._digest, "order": 2}
 
     @cached_property
     def _digest(self) -> str:

@@ -1,5 +1,6 @@
 """How many images, from which sources, with which seeds: every image of a set as a frozen recipe with a key."""
 
+import copy
 import hashlib
 import json
 import re
@@ -52,6 +53,7 @@ def counts_per_class(
     real = {class_of[label]: number for label, number in zip(found, numbers, strict=True)}
     if isinstance(num_per_class, Mapping):
         check_names(name, num_per_class, list(real))
+        num_per_class = copy.copy(num_per_class)  # a default that is asked for stays in it
         given = {
             c: num_per_class[c] if c in num_per_class or hasattr(num_per_class, "__missing__") else 0 for c in real
         }

@@ -59,7 +59,7 @@ def build_prompts(
             f"class names such as {listed(opaque)} hold numbers that mean nothing in a prompt. Give real ones as "
             "`class_names`."
         )
-    if unfilled := [name for name, text in prompts.items() if "{}" in text.replace(spoken[name], "")]:
+    if unfilled := [name for name, text in prompts.items() if "{}" in text.replace(spoken[name], "").replace(name, "")]:
         raise ValueError(
             f"`prompt` must give whole prompts, but {prompts[unfilled[0]]!r} for {unfilled[0]!r} has {{}} in it. Give "
             "one template for all, or fill in the names."

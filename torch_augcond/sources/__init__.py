@@ -166,7 +166,9 @@ class Sources:
             return "one on a Subset or ConcatDataset, which never applies it"
         if found:
             parts = [self.leaves[k].dataset for k in np.unique(self.part).tolist()]
-            if not all(any(getattr(layer, name, None) is not None for layer in layers(part)) for part in parts):
+            if not all(
+                any(getattr(layer, name, None) not in (None, False) for layer in layers(part)) for part in parts
+            ):
                 return "one in only some of its parts"
         return None
 

@@ -30,6 +30,7 @@ from .trials import check_takes_images, drawn_alike, random_kept
 __all__ = ["flatten", "is_pure"]
 
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
+_TRIALS = 7  # after which a transform that draws numbers of its own is hardly taken for one that doesn't
 _TARGETS = ("targets", "labels", "_labels")
 
 
@@ -212,8 +213,8 @@ class _Items:
 
     def _is_changed_otherwise(self, i: int, whole: Any, change: Callable[[Any], Any]) -> bool:
         try:
-            image, *again = (drawn_alike(lambda: whole[i][0], i) for _ in range(4))
-            if not all(_is_same(image, one) for one in again):
+            image = drawn_alike(lambda: whole[i][0], i)
+            if not all(_is_same(image, drawn_alike(lambda: whole[i][0], i)) for _ in range(_TRIALS)):
                 return False
         except Exception:  # no image, say: nothing is known of it
             return False
