@@ -216,13 +216,14 @@ def test_a_set_of_links_is_left_as_it_is(real, tmp_path, capsys):
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(os.path.relpath(path, link.parent))
     before = contents(tmp_path / "set")
-    with pytest.raises(
-        ValueError, match=r"json is a link, as in the Hub's cache. Fetch the set with `local_dir=`, or copy"
-    ):
+    with pytest.raises(ValueError, match=r"json is a link, as in the Hub's cache or in git-annex. Fetch the set with"):
         job_of(real, tmp_path / "set")
     for argv in (["verify"], ["verify", "--dry-run"], ["export"]):
         assert main([*argv, str(tmp_path / "set")]) == 1
         assert "is a link, as in the Hub's cache" in capsys.readouterr().err
+    config = tmp_path / "set" / ".augcond.json"
+    (config.unlink(), shutil.copy(tmp_path / "blobs" / config.name, config))  # git-annex keeps dot-files as they are
+    assert main(["verify", str(tmp_path / "set")]) == 1 and "png is a link, as in" in capsys.readouterr().err
     assert contents(tmp_path / "set") == before and not (tmp_path / "set.aside").exists()
 
 

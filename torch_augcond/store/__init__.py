@@ -321,7 +321,7 @@ class Store:
             ValueError: If a folder without a record of its settings holds other files (it may be the user's own), or
                 that record is a link.
         """
-        config.check_no_link(self.root)
+        config.check_no_links(self.root)
         if repair:
             config.check_own(self.root)
         damaged = set()

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .names import ASIDE
 if TYPE_CHECKING:
     from ..plan import Settings
 
-__all__ = ["check_no_link", "check_own", "check_place", "claim", "compare", "recorded"]
+__all__ = ["check_no_link", "check_no_links", "check_own", "check_place", "claim", "compare", "recorded"]
 
 _FORMAT = 1
 
@@ -97,11 +98,25 @@ def check_no_link(root: Path) -> None:
     Raises:
         ValueError: It says how to get at the files.
     """
-    path = root / scan.CONFIG
-    if path.is_symlink() and path.is_file():
+    _refuse_links(root / scan.CONFIG)
+
+
+def check_no_links(root: Path) -> None:
+    """Refuses a set whose first images are all links to files, too.
+
+    Raises:
+        ValueError: It says how to get at the files.
+    """
+    check_no_link(root)
+    entries = (entry for folder in scan.folders(root) for entry in scan.entries(folder.path))
+    _refuse_links(*(Path(entry.path) for entry in islice(filter(scan.is_image, entries), scan.TRIED)))
+
+
+def _refuse_links(*paths: Path) -> None:
+    if paths and all(path.is_symlink() and path.is_file() for path in paths):
         raise ValueError(
-            f"`root` must hold files, but {path} is a link, as in the Hub's cache. Fetch the set with `local_dir=`, or "
-            "copy it with `cp -rL`."
+            f"`root` must hold files, but {paths[0]} is a link, as in the Hub's cache or in git-annex. Fetch the set "
+            "with `local_dir=`, unlock it, or copy it with `cp -rL`."
         )
 
 

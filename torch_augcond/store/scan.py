@@ -28,7 +28,7 @@ LINK = "it is a link, which an ImageFolder would follow"
 OTHER_SET = "it is an image of another set"
 FOREIGN = (NO_IMAGE, NO_CLASS, LINK, OTHER_SET)  # what somebody else has put there
 _ASKED = 1000
-_TRIED = 8  # images of a folder, the first of which may be damaged
+TRIED = 8  # images of a folder, the first of which may be damaged
 IMAGE = re.compile(r"[0-9a-f]{32}\.(png|jpg)")
 
 
@@ -48,6 +48,11 @@ def entries(folder: str | os.PathLike, *, hidden: bool = False) -> list[os.DirEn
 def _is_seen(entry: os.DirEntry) -> bool:
     """As macOS' ``._*.png`` and Jupyter's ``.ipynb_checkpoints``."""
     return entry.is_symlink() or entry.is_dir() or entry.name.lower().endswith(_SEEN)
+
+
+def is_image(entry: os.DirEntry) -> bool:
+    """Whether it is called as an image of a set."""
+    return IMAGE.fullmatch(entry.name) is not None
 
 
 def folders(root: str | os.PathLike) -> list[os.DirEntry]:
@@ -80,7 +85,7 @@ def foreign(root: Path) -> str | None:
         for other in inside:
             if not IMAGE.fullmatch(other.name) and other.path != os.path.join(root, EXPORTED):
                 return os.path.relpath(other.path, root)
-        if is_class and inside and not any(map(_is_ours, inside[:_TRIED])):
+        if is_class and inside and not any(map(_is_ours, inside[:TRIED])):
             return os.path.relpath(inside[0].path, root)
     return None
 
