@@ -130,6 +130,13 @@ class Few(Holding):
         return image, self.keep.index(label)
 
 
+class Pairs(Holding):
+    """Reads one of the next class, too."""
+
+    def __getitem__(self, i):
+        return (*self.inner[i], self.inner[i - 3][0])[:2]
+
+
 class Renumbered(ImageFolder):
     def __init__(self, root):
         super().__init__(root)
@@ -148,6 +155,7 @@ def test_names_that_are_those_of_other_folders(folder, tmp_path):
     with warnings.catch_warnings(action="error"):
         made(Subset(Few(three, [1, 2], three.classes[1:]), range(5)), tmp_path / "right")
         made(Few(three, [0, 2, 1], ["ant", "cat", "bee"]), tmp_path / "order")
+        made(Pairs(three), tmp_path / "pairs")
 
 
 WNIDS = {

@@ -11,7 +11,7 @@ from torchvision.datasets import folder
 
 from .images import hash_bytes, open_image, to_rgb
 
-__all__ = ["careful_loader", "is_default", "is_named", "last_opened", "what_loads"]
+__all__ = ["careful_loader", "is_default", "is_named", "take_opened", "what_loads"]
 
 
 def is_default(loader: Any) -> bool:
@@ -24,19 +24,26 @@ def _is_torchvisions(loader: Any) -> bool:
     return code is not None and code.co_filename == folder.__file__ and code.co_name in ("default_loader", "pil_loader")
 
 
-_opened = local()
+class _Opened(local):
+    """The files that `careful_loader` was given by this thread."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+
+_opened = _Opened()
 
 
 def careful_loader(path: str) -> Image.Image:
     """As torchvision's loaders, of the files that `open_image` takes, but without clipping 16-bit images."""
-    _opened.path = path
+    _opened.paths.append(path)
     return to_rgb(open_image(path)[0])
 
 
-def last_opened() -> str | None:
-    """The file that `careful_loader` was last given by this thread; asked again, None."""
-    path, _opened.path = getattr(_opened, "path", None), None
-    return path
+def take_opened() -> list[str]:
+    """The files that `careful_loader` was given by this thread since this was last asked."""
+    paths, _opened.paths = _opened.paths, []
+    return paths
 
 
 def is_named(loader: Any) -> bool:

@@ -23,7 +23,7 @@ from .folders import (
 from .images import DigestCache, hash_bytes
 from .labels import as_label, is_int, names_binary
 from .layers import image_transforms_off, layers, own_copy
-from .loaders import last_opened
+from .loaders import take_opened
 from .raw import NotRaw, RawItems
 from .trials import check_takes_images, drawn_alike, random_kept
 
@@ -68,7 +68,7 @@ class _Items:
 
     def read(self, index: int) -> tuple[Any, None]:
         """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
-        last_opened()
+        take_opened()
         image, label = self._item(index)
         self._note_folder(as_label(label))
         self.raw.check(image)
@@ -81,10 +81,11 @@ class _Items:
         return image, None
 
     def _note_folder(self, label: int | None) -> None:
-        path = last_opened()
-        names = [name for folder in self._folders if path and (name := class_folder(folder, path))]
+        """That of the file that was read for an item: of several, one may be another's, for a contrastive loss."""
+        paths = set(take_opened())
+        names = [name for folder in self._folders for path in paths if (name := class_folder(folder, path))]
         if label is not None and self._folders:
-            self._lie_in.setdefault(label, set()).add(names[0] if names else None)
+            self._lie_in.setdefault(label, set()).add(names[0] if len(names) == 1 else None)
 
     def check_folders(self, class_of: Mapping[int, str]) -> None:
         """Warns of a label that is called after one class folder, where all of its images lie in others."""
