@@ -263,3 +263,24 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
 def test_a_part_whose_transform_is_false_has_none(folder, tmp_path):
     with pytest.raises(ValueError, match="`transform` can't be taken over .* one in only some of its parts"):
         made(ConcatDataset([Files(folder, ToFloat()), Files(folder, False)]), tmp_path / "set")
+
+
+class Split(ImageFolder):
+    """As torchvision's Country211: its root is above the folder of a split."""
+
+    def __init__(self, root, split):
+        super().__init__(root / split)
+        self.root = root
+
+
+def test_splits_have_default_roots_of_their_own(folder):
+    paint_folder(folder.parent / "all" / "train", {"cat": 2, "dog": 2})
+    paint_folder(folder.parent / "all" / "test", {"cat": 2, "dog": 2})
+    texts = {Sources.from_dataset(Split(folder.parent / "all", split)).identity for split in ("train", "test")}
+    assert len(texts) == 2 and Sources.from_dataset(ImageFolder(folder)).identity == f"ImageFolder:{folder}"
+
+
+def test_files_from_a_folder_below_one_that_is_called_like_a_class(folder, tmp_path):
+    real, other = ImageFolder(folder), ImageFolder(paint_folder(tmp_path / "cat" / "more", {"dog": 2, "eel": 2}))
+    real.samples = real.samples + [(path, 1) for path, label in other.samples if label == 0]
+    assert len(made(real, tmp_path / "set")) == 12

@@ -58,6 +58,16 @@ def test_labels_of_a_folder_are_those_of_its_samples(tmp_path):
     assert Counter(real.samples[i][1] for i in drawn) == {0: 22, 1: 22}
 
 
+@pytest.mark.parametrize("name, value", [("synthetic_fraction", 0.1), ("class_balanced", True), ("num_replicas", 4)])
+def test_what_it_was_given_stays(name, value):
+    sampler = MixedRealSyntheticSampler(mix())
+    with pytest.raises(
+        AttributeError, match=f"`{name}` must stay as it was given, but got {value}. Make another sampler"
+    ):
+        setattr(sampler, name, value)
+    assert len(list(sampler)) == len(sampler)
+
+
 def test_a_list_needs_a_list_of_labels():
     with pytest.raises(ValueError, match="`class_balanced` must find one label for each of the 3 items of list"):
         MixedRealSyntheticSampler(ConcatDataset([[(0, 0)] * 3, Part(5, True, [0] * 5)]), class_balanced=True)

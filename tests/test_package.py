@@ -27,8 +27,9 @@ ROOMS = {
     "functional": {"functional", "keyed", "operands"},
     "dataset": {"dataset", "job", "request", "samples"},
     "cli": {"cli", "__main__"},
+    "sampler": {"sampler", "parts"},
     "top": {"__init__"},
-} | {room: {room} for room in ("plan", "sources", "sampler", "fused", "transforms", "store", "generators", "generate")}
+} | {room: {room} for room in ("plan", "sources", "fused", "transforms", "store", "generators", "generate")}
 MAY_IMPORT = {
     "common": set(),
     "functional": set(),

@@ -4,7 +4,7 @@ import hashlib
 import math
 import operator
 import os
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from itertools import chain
@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch.distributed as dist
-from torch.utils.data import ConcatDataset, Dataset, DistributedSampler, IterableDataset, Subset
-from torchvision.datasets import DatasetFolder
+from torch.utils.data import Dataset, DistributedSampler
 
-from .checks import as_indices, as_int, brief, warn
+from .checks import as_int, warn
+from .parts import are_synthetic, by_label, labels_of, per_item
 
 __all__ = ["MixedRealSyntheticSampler"]
 
 _LENGTHS = ("real", "synthetic", "all")
 _MOST = 10**9  # indices of an epoch; the arithmetic in _indices is exact up to here, and memory is used up before
-_LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")  # the names that torchvision's own datasets use
+_FIXED = {"num_replicas", "rank", "drop_last", "synthetic_fraction", "class_balanced", "epoch_length"}
 
 
 class MixedRealSyntheticSampler(DistributedSampler[int]):
@@ -101,7 +101,7 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         num_replicas, rank = _check_ranks(num_replicas, rank)
         fraction = _check_fraction(synthetic_fraction)
         epoch_length = _check_length(epoch_length)
-        is_synthetic = _per_item(dataset, _is_synthetic)
+        is_synthetic = per_item(dataset, are_synthetic)
         # The parent keeps dataset, num_replicas, rank, shuffle, seed, drop_last, and epoch = 0.
         super().__init__(dataset, num_replicas, rank, shuffle, as_int("seed", seed), drop_last)
         self.synthetic_fraction = fraction
@@ -113,6 +113,11 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         self._begun = False  # whether a pass over the current epoch has begun, so that the next one is a new epoch
         self._start = 0  # where the next pass starts: above 0 once after load_state_dict
         self._drawing: Iterator[int] = iter(())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and hasattr(self, "_drawing"):
+            raise AttributeError(f"`{name}` must stay as it was given, but got {value!r}. Make another sampler.")
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         names = ("num_replicas", "rank", "shuffle", "seed", "drop_last")
@@ -223,8 +228,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
                 )
         if not self.class_balanced:
             return {name: [indices] for name, indices in members.items()}
-        labels = _per_item(self.dataset, _labels)
-        return {name: _by_label(indices, labels[indices]) for name, indices in members.items()}
+        labels = per_item(self.dataset, labels_of)
+        return {name: by_label(indices, labels[indices]) for name, indices in members.items()}
 
     def _rank_length(self) -> int:
         """The number of indices of one rank in an epoch, so that the stream it's measured by comes out exactly."""
@@ -302,64 +307,6 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
 def _rng(*key: Any) -> np.random.Generator:
     # Hashed, because sums collide: seed 1 of epoch 0 would be seed 0 of epoch 1.
     return np.random.default_rng(int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=16).digest()))
-
-
-def _per_item(dataset: Dataset, of_part: Callable[[Dataset], np.ndarray | None]) -> np.ndarray:
-    """One entry for each item: ``of_part`` of the outermost parts for which it isn't None."""
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError(f"`dataset` must be of parts with a length and indices, but got {type(dataset).__name__}.")
-    if (found := of_part(dataset)) is not None:
-        return found
-    if isinstance(dataset, ConcatDataset):
-        return np.concatenate([_per_item(part, of_part) for part in dataset.datasets])
-    found = _per_item(dataset.dataset, of_part)
-    return found[np.array(as_indices(dataset.indices, len(found)), np.int64)]
-
-
-def _is_synthetic(part: Dataset) -> np.ndarray | None:
-    marked = bool(getattr(part, "is_synthetic", False))
-    return np.full(len(part), marked) if marked or not _is_as_its_parts(part) else None
-
-
-def _is_as_its_parts(dataset: Dataset) -> bool:
-    """Whether each item is one of what it holds, changed perhaps: a subclass may have more or fewer."""
-    if isinstance(dataset, Subset):
-        return len(dataset) == len(dataset.indices)
-    return isinstance(dataset, ConcatDataset) and len(dataset) == sum(map(len, dataset.datasets))
-
-
-def _labels(part: Dataset) -> np.ndarray | None:
-    # Not what a `__getattr__` finds, which is the list of what it holds.
-    own = part.targets if "targets" in {*getattr(part, "__dict__", {}), *dir(type(part))} else None
-    if _is_as_its_parts(part) and not (isinstance(own, Sized) and len(own) == len(part)):
-        return None
-    given = next((getattr(part, name) for name in _LABEL_ATTRIBUTES if hasattr(part, name)), ())
-    if getattr(part, "_target_types", None) == ["binary-category"]:  # an OxfordIIITPet of cats and dogs
-        given = part._bin_labels
-    if getattr(type(part), "__getitem__", None) is DatasetFolder.__getitem__ and "targets" in vars(part):
-        given = [sample[1] for sample in part.samples]  # which are read, and may have been shuffled since
-    try:
-        labels = np.asarray(given)
-        labels = np.asarray(labels.tolist()) if labels.dtype.kind == "O" else labels  # a column of names
-    except ValueError:  # lists of several lengths
-        labels = np.array(None)
-    if labels.dtype.kind not in "biufUS" or (labels != labels).any():  # NaN, which equals nothing, is no class
-        raise ValueError(
-            f"`class_balanced` must find a list of numbers or of names as the labels of {type(part).__name__}, but got "
-            f"{brief(repr(given))}."
-        )
-    if labels.shape != (len(part),):
-        raise ValueError(
-            f"`class_balanced` must find one label for each of the {len(part)} items of {type(part).__name__}, but got "
-            f"{f'shape {labels.shape}' if labels.size else 'none'}. Give it a list `targets`."
-        )
-    return labels
-
-
-def _by_label(indices: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(labels[order][1:] != labels[order][:-1]) + 1
-    return np.split(indices[order], starts)
 
 
 def _check_length(value: Any) -> int | str:

@@ -76,7 +76,7 @@ def labelled_folders(dataset: DatasetFolder, samples: Iterable[Sequence[Any]]) -
     """The class folders that files lie in, each with the labels that these have."""
     above = {(os.path.dirname(os.fspath(path)), label) for path, label, *_ in samples}
     known, roots = label_of_folder(dataset), _roots(dataset)
-    return {(_class_of(os.path.join(folder, ""), known, roots), label) for folder, label in above}
+    return {(_class_of(os.path.join(folder, "file"), known, roots), label) for folder, label in above}
 
 
 def class_folder(dataset: DatasetFolder, path: str) -> str | None:
@@ -86,9 +86,11 @@ def class_folder(dataset: DatasetFolder, path: str) -> str | None:
 
 
 def _class_of(path: str, known: Mapping[str, int], roots: Sequence[str]) -> str:
-    """Below the dataset's folder the first one that is known; ImageNet's lie in that of a split."""
-    parts = _below(path, *roots).split(os.sep)
-    return next((name for name in parts if name in known), parts[0])
+    """The one folder of the path that is called like a class (of a file from elsewhere its own); of several, none."""
+    below = _below(path, *roots)
+    above = below.split(os.sep)[:-1]
+    found = {name for name in (above[-1:] if below == path else above) if name in known}
+    return found.pop() if len(found) == 1 else ""
 
 
 def is_parent(dataset: Any) -> bool:
@@ -199,8 +201,8 @@ class Folder:
 
     def identity(self) -> str:
         """Where it lies; besides, what chose and reads its files if that is no plain scan."""
-        dataset, root = self.dataset, os.path.abspath(self.dataset.root)
-        text = f"{type(dataset).__qualname__}:{root}"
+        dataset = self.dataset
+        text = f"{type(dataset).__qualname__}:{self._scanned()}"
         if not is_default(dataset.loader):
             text += f" {dataset.loader.__qualname__ if is_named(dataset.loader) else first_content(self)}"
         if dataset.extensions is not None and tuple(dataset.extensions) != IMG_EXTENSIONS:
@@ -210,6 +212,13 @@ class Folder:
         above = os.fspath(dataset.root)
         chosen = sorted((os.fspath(path).removeprefix(above), int(label)) for path, label in self.samples)
         return f"{text} {hash_bytes(repr(chosen).encode('utf-8', 'surrogatepass'))}"
+
+    def _scanned(self) -> str:
+        """The folder in which the class folders lie: of some datasets that of a split, below `root`."""
+        root = os.path.abspath(self.dataset.root)
+        first = os.path.abspath(self.path(0)) if has_class_folders(self.dataset) and self.samples else ""
+        name = class_folder(self.dataset, first) if first.startswith(os.path.join(root, "")) else None
+        return first[: first.rindex(f"{os.sep}{name}{os.sep}")] if name else root
 
     def _is_scan(self) -> bool:
         """Whether its samples are those found in its folder by extension, as far as can be told."""
