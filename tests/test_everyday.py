@@ -9,7 +9,7 @@ import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from homemade import Files, Holding, made
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision.datasets import Caltech256, FakeData, ImageFolder, ImageNet
 from torchvision.io import decode_image
 from torchvision.transforms import v2
@@ -221,6 +221,26 @@ def test_16_bits_in_a_wrapper_are_those_of_the_file(tmp_path):
     ]
     plain, held = (np.asarray(one.image(0)) for one in sources)
     assert (plain == held).all() and 100 < held.mean() < 150
+
+
+class Pictures(Dataset):
+    """In memory, sorted by class."""
+
+    def __init__(self, keep):
+        self.classes, self.keep = ["ant", "bee", "cat"], keep
+
+    def __len__(self):
+        return 6 * len(self.keep)
+
+    def __getitem__(self, i):
+        return Image.new("RGB", (8, 8), (10 * i, 99, 0)), i // 6
+
+
+def test_some_classes_in_memory_numbered_anew(tmp_path):
+    with pytest.warns(UserWarning, match="3 classes have names, but no image has the label 2"):
+        made(Subset(Pictures(["bee", "cat"]), [0, 1, 7]), tmp_path / "two")
+    with warnings.catch_warnings(action="error"):
+        made(Subset(Pictures(["ant", "bee", "cat"]), [0, 1, 7]), tmp_path / "three")
 
 
 def test_names_of_caltech(tmp_path):

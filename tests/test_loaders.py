@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -190,6 +191,11 @@ UNCERTAIN = {
 }
 
 BANDS = {
+    "a step of another module": """
+from helpers import crop
+def read(path):
+    return crop(Image.open(path))
+""",
     "channels": """
 def read(path):
     bands = [Image.open(path.replace("red", band)) for band in ("red", "blue")]
@@ -212,8 +218,10 @@ def read(path):
 
 
 @pytest.mark.parametrize("text", BANDS.values(), ids=BANDS)
-def test_one_that_may_name_other_files_is_not_believed(text):
-    module = ModuleType("user_loader")
+def test_one_that_may_name_other_files_is_not_believed(text, monkeypatch):
+    module, helpers = ModuleType("user_loader"), ModuleType("helpers")
+    exec("def crop(image):\n    return image.crop((0, 0, 9, 9))", vars(helpers))
+    monkeypatch.setitem(sys.modules, "helpers", helpers)
     exec(f"from pathlib import Path\nfrom PIL import Image\n{text}", vars(module))
     assert what_loads(module.read) is None and what_loads(load_well) is not None
 

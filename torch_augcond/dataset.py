@@ -97,7 +97,7 @@ class AugConditionedSynthetic(DatasetFolder):
     What is missing is made when the dataset is constructed and kept in ``root``, a plain ``ImageFolder``; nothing is
     ever made in ``__getitem__``. Every image is a function of its recipe: a larger count only adds images, and images
     are made again only if their source's content or the configuration changes. Labels are those of ``dataset``, so
-    ``dataset + synthetic`` is one training set.
+    ``dataset + synthetic`` is one training set; ``classes`` has the names in the order of their labels.
 
     In a process started by torchrun, or with a process group initialised, each rank makes its share on its own device
     and all wait for the rest.

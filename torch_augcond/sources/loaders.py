@@ -97,19 +97,20 @@ def _code(function: FunctionType, seen: set[int]) -> Iterator[bytes]:
         yield from (repr(x).encode() if _are_keywords(x) else _text(x) for x in constants)
         yield code.co_code + f"{code.co_names} {code.co_varnames}".encode("utf-8", "surrogatepass")
     for name in sorted({name for code in codes for name in code.co_names}):
-        value = function.__globals__.get(name, _Unknown)
+        value = function.__globals__.get(name, Image)  # else it is an attribute or a builtin
         if isinstance(value, FunctionType) and value.__module__ == function.__module__:
             yield from _code(value, seen)
-        elif name in _STEPS and _is_foreign(value, function.__module__):
+        elif name in _STEPS and _is_of_library(value):
             yield f"{name} {getattr(value, '__module__', None)} {getattr(value, '__name__', None)}".encode()
         else:
             yield name.encode() + _text(value)
 
 
-def _is_foreign(value: Any, module: str) -> bool:
-    """Whether it is of another module, or one."""
-    kinds = type | FunctionType | BuiltinFunctionType
-    return isinstance(value, ModuleType) or (isinstance(value, kinds) and value.__module__ != module)
+def _is_of_library(value: Any) -> bool:
+    if not isinstance(value, ModuleType | type | FunctionType | BuiltinFunctionType):
+        return False
+    name = value.__name__ if isinstance(value, ModuleType) else value.__module__ or ""
+    return name.partition(".")[0] in ("PIL", "numpy", "cv2", "io", "_io", "builtins")
 
 
 def _are_keywords(constant: Any) -> bool:

@@ -31,6 +31,7 @@ __all__ = ["flatten", "is_pure"]
 
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
 _TRIALS = 7  # after which a transform that draws numbers of its own is hardly taken for one that doesn't
+_SAMPLE = 64
 _TARGETS = ("targets", "labels", "_labels")
 
 
@@ -151,13 +152,14 @@ class _Items:
             return False
 
     def known_labels(self, progress: Progress, must_read: bool) -> Sequence[Any]:
-        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else none or all read."""
-        if self.believed:
-            return self.believed[1]
+        """Those of all items, also of the ones that a Subset leaves out: from a list of them, else some or all read."""
+        if self.believed or not self._named():
+            return self.believed[1] if self.believed else ()
         is_torchvisions = getattr(type(self.dataset).__getitem__, "__module__", "").startswith("torchvision.")
-        if not must_read or not self._named() or is_torchvisions:  # whose labels count from 0
-            return ()
-        return [as_label(self._label(i)) for i in progress(range(len(self.dataset)))]
+        count = len(self.dataset)
+        some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
+        places = range(count) if must_read and not is_torchvisions else some  # torchvision's labels count from 0
+        return [as_label(self._label(i)) for i in progress(places)]
 
     def is_joint(self, indices: np.ndarray) -> bool:
         """Whether a `transform` is given labels, too, which it may change."""
