@@ -1,7 +1,9 @@
 """What people have in their training scripts every day, and what they are told about it."""
 
+import sys
 import warnings
 from collections import defaultdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -275,6 +277,8 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
         shown.update(5)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("torch_augcond.progress._LINE_SECONDS", 0)
+    tee = SimpleNamespace(write=sys.stderr.write, flush=sys.stderr.flush)  # as scripts have it that keep a log
+    monkeypatch.setattr("sys.stderr", tee)
     with bar(20, "generating", initial=5) as shown:
         shown.update(5)
     assert "generating:  50% 10/20 [" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Transforms that are changed, replaced or derived from: what is recorded is always what is done."""
 
+import json
+
 import pytest
 import torch
 
@@ -99,3 +101,9 @@ def test_what_the_constructor_would_refuse_is_refused_later_too():
     transform.span = "Random"
     with pytest.raises(ValueError, match="`span` must be"):
         resolve(transform)
+
+
+def test_a_number_that_is_set_later_is_the_same_number():
+    later = EmbedMixup()
+    later.alpha = 2
+    assert json.dumps(resolve(later).describe()) == json.dumps(resolve(EmbedMixup(alpha=2)).describe())

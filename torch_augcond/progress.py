@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm as _tqdm
 
-__all__ = ["Bar", "Progress", "bar", "silent", "track"]
+__all__ = ["Bar", "Progress", "bar", "is_watched", "silent", "track"]
 
 Item = TypeVar("Item")
 
@@ -68,9 +68,17 @@ def bar(total: int | None, desc: str, *, initial: int = 0, unit: str = "image") 
         >>> with bar(3, "generating") as progress:
         ...     _ = progress.update(3)
     """
-    if sys.stderr is None or sys.stderr.isatty():
+    if sys.stderr is None or is_watched():
         return tqdm(total=total, desc=desc, initial=initial, unit=unit, dynamic_ncols=True, disable=sys.stderr is None)
     return _Lines(total=total, prefix=desc, initial=initial, unit=unit)
+
+
+def is_watched() -> bool:
+    """Whether stderr is a terminal; it may be an object of a script's own, or closed."""
+    try:
+        return bool(sys.stderr.isatty())
+    except (AttributeError, ValueError):
+        return False
 
 
 def silent(total: int | None, desc: str, *, initial: int = 0, unit: str = "image") -> AbstractContextManager[Bar]:

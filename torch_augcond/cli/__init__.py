@@ -87,7 +87,9 @@ def _say(text: str, code: int) -> int:
 @contextmanager
 def shown_while(text: str) -> Iterator[None]:
     """Shows `text` on a terminal for as long as something silent takes."""
-    watched = sys.stderr is not None and sys.stderr.isatty()
+    from ..progress import is_watched
+
+    watched = is_watched()
     if watched:
         print(text, end="", file=sys.stderr, flush=True)
     try:

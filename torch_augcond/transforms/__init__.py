@@ -248,7 +248,10 @@ def resolve(augmentation: str | nn.Module | Sequence[nn.Module]) -> Compose:
             "does can't be told from the recipe of its images."
         )
     for transform in chain:  # its attributes may have been set since it was made
-        type(transform)(**{name: getattr(transform, name) for name in signature(type(transform)).parameters})
+        names = signature(type(transform)).parameters
+        checked = type(transform)(**{name: getattr(transform, name) for name in names})
+        for name in names:
+            setattr(transform, name, getattr(checked, name))  # 2 and 2.0 are one
     return chain
 
 
