@@ -110,6 +110,7 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         self._streams = self._split(is_synthetic)
         self.num_samples = self._rank_length()
         self.total_size = self.num_samples * num_replicas
+        self._circles: dict[tuple[str, int], tuple[tuple[Any, ...], np.ndarray]] = {}
         self._begun = False  # whether a pass over the current epoch has begun, so that the next one is a new epoch
         self._start = 0  # where the next pass starts: above 0 once after load_state_dict
         self._drawing: Iterator[int] = iter(())
@@ -297,8 +298,10 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         places = (begin % size + np.arange(count)) % size
         if not self.shuffle:
             return members[places]
-        circle = _rng(self.seed, stream, group, begin // math.lcm(size, count)).permutation(members)
-        return self._rng(stream, group).permutation(circle[places])
+        key = self.seed, stream, group, begin // math.lcm(size, count)
+        if self._circles.get((stream, group), (None,))[0] != key:  # kept for the next epoch: most draw the same one
+            self._circles[stream, group] = key, _rng(*key).permutation(members)
+        return self._rng(stream, group).permutation(self._circles[stream, group][1][places])
 
     def _rng(self, *key: Any) -> np.random.Generator:
         return _rng(self.seed, *key, self.epoch)
