@@ -82,6 +82,23 @@ def test_what_one_batch_can_hold_is_not_warned_of(folder, tmp_path, dataset):
         assert all(images.dtype == torch.float32 for images, _ in loader)
 
 
+CROP = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToImage()])
+
+
+def test_sizes_that_a_transform_does_not_bring_together(tmp_path):
+    folder, large = paint_folder(tmp_path / "real", {"cat": 2, "dog": 2}, size=32), FakeGenerator(image_size=256)
+    for transform, told in (
+        (v2.ToImage(), r"items of the dataset, of shape \(3, 32, 32\), and synthetic ones, of \(3, 256, 256\)"),
+        (CROP, "`transform` shows 1.% as much of a synthetic image, of 256 pixels, as of a real one, of 32: it cuts"),
+    ):
+        with pytest.warns(UserWarning, match=told):
+            AugConditionedSynthetic(ImageFolder(folder, transform), "real", generator=large, root=tmp_path / "set")
+    with warnings.catch_warnings(action="error"):
+        for change in (v2.Resize((32, 32)), v2.RandomResizedCrop(32), v2.Resize(40)):
+            real = ImageFolder(folder, v2.Compose([change, CROP]))
+            AugConditionedSynthetic(real, "real", generator=large, root=tmp_path / "set")
+
+
 def test_tensors_need_a_transform_that_makes_them(folder, tmp_path):
     real = ImageFolder(folder, TENSORS, loader=decode_image)
     with pytest.raises(ValueError, match=r"`transform` can't be taken over .* v2.Compose\(\[v2.ToImage\(\), t\]\)"):

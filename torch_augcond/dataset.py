@@ -177,9 +177,9 @@ class AugConditionedSynthetic(DatasetFolder):
         request = Request(**{field.name: given[field.name] for field in fields(Request)})
         wrapped = _inheritable(request.sources, own)  # before hours of making images
         names = "transform", "target_transform"
-        used = (own[name] if name in own else getattr(request.sources, name) for name in names)
-        request.sources.warn_if_unlike(*used)
-        job = _make(request, batch_size) if generate else _find(request)
+        used = {name: own[name] if name in own else getattr(request.sources, name) for name in names}
+        check = partial(request.sources.warn_if_unlike, **used)
+        job = _make(request, batch_size, check) if generate else _find(request)
         VisionDataset.__init__(self, os.fspath(job.store.root))
         self._wrapped, self._own = wrapped, own
         self.loader, self.extensions = load_image, IMG_EXTENSIONS
@@ -285,11 +285,16 @@ def _load(name: str) -> "Generator":
     return load_generator(name, device=None if alone or not devices else f"cuda:{rank % devices}")
 
 
-def _make(request: Request, batch_size: int | None) -> Job:
-    """The set with everything made: by this process, or by all of its process group."""
+def _make(request: Request, batch_size: int | None, check: Callable[[int], None]) -> Job:
+    """The set with everything made: by this process, or by all of its process group.
+
+    Args:
+        check: Is given the size of the images before they are made.
+    """
     rank, count = shard = shards.from_environment()
     job = Job(request, write=True, load=_load, progress=silent if rank else bar)
     _check_readable(job)
+    check(job.settings.image_size)
     plan = _agreed(job)
     beat = shards.Heartbeat(job.store.root, shard, plan)
     with beat if count > 1 else nullcontext():

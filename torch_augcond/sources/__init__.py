@@ -34,10 +34,11 @@ from .labels import (
 )
 from .layers import joint_transforms, layers, own_copy
 from .readers import flatten, is_pure
-from .trials import drawn_alike, kind_of
+from .trials import drawn_alike, kind_of, share_seen
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 
+_SCRAP = 0.3  # of the width that is seen of a real image
 _JOINT = "a joint `transforms`"
 _CHANGED = "it has changed since this run began; run it again"
 _RANDOM = (
@@ -186,21 +187,37 @@ class Sources:
                     "images won't be changed as the real ones are. Pass all that changes them as `transform=`."
                 )
 
-    def warn_if_unlike(self, transform: Callable | None, target_transform: Callable | None) -> None:
-        """Warns where one batch can't hold an item of the dataset and a synthetic one, as far as the first shows."""
-        label = int(self.labels[0])
+    def warn_if_unlike(self, size: int, transform: Callable | None, target_transform: Callable | None) -> None:
+        """Warns where one batch can't hold items of the dataset and synthetic ones, or shows scraps of these.
+
+        As far as two items show; synthetic images have ``size`` pixels a side.
+        """
+        label, whole = int(self.labels[0]), own_copy(self.dataset)
         try:
-            real = drawn_alike(lambda: own_copy(self.dataset)[0])
+            real, other = (drawn_alike(lambda i=i: whole[i]) for i in (0, len(self) - 1))
             image = self.image(0)
-            made = drawn_alike(lambda: [f(x) if f else x for f, x in ((transform, image), (target_transform, label))])
+            pairs = (transform, image.resize((size, size))), (target_transform, label)
+            made = drawn_alike(lambda: [change(x) if change else x for change, x in pairs])
+            seen = share_seen(transform, image.size, size) if transform else 1.0
         except Exception:  # which is told when its turn comes
             return
         kinds = [", ".join(map(kind_of, item)) for item in (real, made)]
+        shapes = [tuple(getattr(item[0], "shape", ())) for item in (real, other, made)]
         if kinds[0] != kinds[1]:
             warn(
                 f"a batch can't hold both items of the dataset ({kinds[0]}) and synthetic ones ({kinds[1]}). Let items "
                 "be (image, label), and `transform` and `target_transform` make them alike: v2.ToImage() for tensors, "
                 "v2.Grayscale(3), say."
+            )
+        elif len(self) > 1 and shapes[0] == shapes[1] != shapes[2]:
+            warn(
+                f"a batch can't hold both items of the dataset, of shape {shapes[0]}, and synthetic ones, of "
+                f"{shapes[2]}. Let `transform` bring them to one size: v2.Resize or v2.RandomResizedCrop, say."
+            )
+        elif seen < _SCRAP:
+            warn(
+                f"`transform` shows {seen:.0%} as much of a synthetic image, of {size} pixels, as of a real one, of "
+                f"{image.width}: it cuts without resizing. Let it begin with v2.Resize, say."
             )
 
     @property

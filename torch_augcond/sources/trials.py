@@ -13,7 +13,7 @@ from PIL import Image
 from ..checks import brief
 from .images import as_pil, to_rgb
 
-__all__ = ["check_takes_images", "drawn_alike", "kind_of", "random_kept"]
+__all__ = ["check_takes_images", "drawn_alike", "kind_of", "random_kept", "share_seen"]
 
 
 @contextmanager
@@ -40,11 +40,24 @@ def drawn_alike(make: Callable[[], Any], seed: int = 0) -> Any:
 def kind_of(value: Any) -> str:
     """What must be alike in a batch, but for the size of an image."""
     if isinstance(value, torch.Tensor):
-        what = f"{value.shape[0]} channels" if value.ndim == 3 else f"{value.ndim} dimensions"
+        what = f"{min(value.shape[0], value.shape[-1])} channels" if value.ndim == 3 else f"{value.ndim} dimensions"
         return f"a {value.dtype} tensor of {what}"
     if isinstance(value, Image.Image):
         return "an image of PIL"
     return "a number" if isinstance(value, Number) else type(value).__name__
+
+
+def share_seen(change: Callable[[Any], Any], real: tuple[int, int], size: int) -> float:
+    """How much of the width of a square image a transform shows, beside what it shows of a real one: the most of three.
+
+    Both are pictures that get brighter from left to right.
+    """
+
+    def shown(width: int, height: int, seed: int) -> float:
+        ramp = np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
+        return float(np.ptp(np.asarray(drawn_alike(lambda: change(Image.fromarray(ramp).convert("RGB")), seed))))
+
+    return max(shown(size, size, seed) / max(shown(*real, seed), 1e-9) for seed in range(3))
 
 
 def check_takes_images(change: Callable[[Any], Any], raw: Any) -> None:
