@@ -156,6 +156,18 @@ class Pairs(Holding):
         return (*self.inner[i], self.inner[i - 3][0])[:2]
 
 
+class Keeping(Holding):
+    """Keeps what it has read."""
+
+    def __init__(self, inner, classes):
+        self.inner, self.classes, self.cache = inner, classes, {}
+
+    def __getitem__(self, i):
+        if i not in self.cache:
+            self.cache[i] = self.inner[i]
+        return self.cache[i]
+
+
 class Renumbered(ImageFolder):
     def __init__(self, root):
         super().__init__(root)
@@ -171,6 +183,8 @@ def test_names_that_are_those_of_other_folders(folder, tmp_path):
     for real, name in (Subset(Few(three, [1, 2], three.classes), range(5)), "bee"), (Renumbered(three.root), "cat"):
         with pytest.warns(UserWarning, match=told.format(name)):
             made(real, tmp_path / name)
+    with pytest.warns(UserWarning, match="label 0 is called 'bee', but all of its images lie in the folder 'ant'"):
+        made(Keeping(three, ["bee", "ant", "cat"]), tmp_path / "kept")
     with warnings.catch_warnings(action="error"):
         made(Subset(Few(three, [1, 2], three.classes[1:]), range(5)), tmp_path / "right")
         made(Few(three, [0, 2, 1], ["ant", "cat", "bee"]), tmp_path / "order")
@@ -325,3 +339,15 @@ def test_files_from_a_folder_below_one_that_is_called_like_a_class(folder, tmp_p
     real, other = ImageFolder(folder), ImageFolder(paint_folder(tmp_path / "cat" / "more", {"dog": 2, "eel": 2}))
     real.samples = real.samples + [(path, 1) for path, label in other.samples if label == 0]
     assert len(made(real, tmp_path / "set")) == 12
+
+
+def test_a_set_read_as_a_plain_folder_is_synthetic(folder, tmp_path):
+    real = ImageFolder(folder)
+    train = real + made(real, tmp_path / "a") + ImageFolder(made(real, tmp_path / "b").root)
+    assert sum(i < len(real) for i in MixedRealSyntheticSampler(train)) == len(real) == len(train) / 3
+
+
+def test_recordings_are_no_classes(tmp_path):
+    recordings = {f"{name}/{name} {k}": 2 for name in ("cat", "dog") for k in range(2)}
+    with warnings.catch_warnings(action="error"):
+        made(ImageFolder(paint_folder(tmp_path / "real", recordings)), tmp_path / "set")

@@ -1,9 +1,14 @@
-"""What image files of a set begin with, which tells them from photographs."""
+"""What tells a set and its image files from photographs."""
+
+import os
+from typing import Any
 
 from PIL import Image
+from torchvision.datasets import DatasetFolder
 
-__all__ = ["DIGEST", "ITXT", "JPEG_HEAD", "PNG_HEAD", "is_synthetic"]
+__all__ = ["CONFIG", "DIGEST", "ITXT", "JPEG_HEAD", "PNG_HEAD", "is_synthetic", "reads_set"]
 
+CONFIG = ".augcond.json"  # the record of what a set is made with
 PNG_HEAD, JPEG_HEAD = 33, 20  # signature and IHDR; SOI and APP0: the record follows them
 ITXT = b"iTXtaugcond\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 DIGEST = b'{"digest": "'
@@ -15,3 +20,9 @@ def is_synthetic(image: Image.Image | bytes) -> bool:
         return image[PNG_HEAD + 4 :].startswith(ITXT) or image[JPEG_HEAD + 4 :].startswith(DIGEST)
     comment = image.info.get("comment")
     return "augcond" in image.info or (isinstance(comment, bytes) and comment.startswith(DIGEST))
+
+
+def reads_set(dataset: Any) -> bool:
+    """Whether it reads the images of a set as a plain folder; one of real images may have no `root`."""
+    root = getattr(dataset, "root", None) if isinstance(dataset, DatasetFolder) else None
+    return root is not None and os.path.exists(os.path.join(root, CONFIG))

@@ -7,6 +7,7 @@ from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from torchvision.datasets import DatasetFolder
 
 from .checks import as_indices, brief
+from .marks import reads_set
 
 __all__ = ["are_synthetic", "by_label", "labels_of", "per_item"]
 
@@ -27,7 +28,7 @@ def per_item(dataset: Dataset, of_part: Callable[[Dataset], np.ndarray | None]) 
 
 def are_synthetic(part: Dataset) -> np.ndarray | None:
     """Whether each item is, where that is one answer for all; None of what only its parts can tell."""
-    marked = bool(getattr(part, "is_synthetic", False))
+    marked = bool(getattr(part, "is_synthetic", False)) or reads_set(part)
     return np.full(len(part), marked) if marked or not _is_as_its_parts(part) else None
 
 

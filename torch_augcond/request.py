@@ -18,13 +18,13 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from .checks import listed, warn
 from .defaults import DEFAULT_GENERATOR
+from .marks import CONFIG, reads_set
 from .plan import Settings, build_prompts, counts_per_class
 from .progress import track
 from .sources import Sources
 from .sources.folders import is_parent, root_of
 from .sources.layers import layers
 from .store.names import place_of
-from .store.scan import CONFIG
 from .transforms import Compose, resolve
 
 __all__ = ["FEW_SHOTS", "Request"]
@@ -69,7 +69,7 @@ class Request:
             raise TypeError(f"`root` must be None or a path, but got {type(self.root).__name__}.")
         if self.root is not None and not os.fspath(self.root):
             raise ValueError("`root` must be None or a path, but got ''. For the current folder, pass '.'.")
-        if any(getattr(layer, "is_synthetic", False) or _is_of_a_set(layer) for layer in layers(self.dataset)):
+        if any(getattr(layer, "is_synthetic", False) or reads_set(layer) for layer in layers(self.dataset)):
             warn(
                 "`dataset` holds synthetic images, which will be conditioned on as if they were real. Wrap the real "
                 "ones alone, and join both afterwards: real + synthetic.",
@@ -224,12 +224,6 @@ class Request:
                 option, text = "--" + name.replace("_", "-"), str(place_of(value) if is_path else value)
                 words += [f"{option}={text}"] if text.startswith("-") else [option, text]
         return shlex.join(words)
-
-
-def _is_of_a_set(dataset: Any) -> bool:
-    """Whether it reads the images of a set as a plain folder."""
-    folder = root_of(dataset)
-    return folder is not None and os.path.exists(os.path.join(folder, CONFIG))
 
 
 def _has(value: Any, name: str) -> bool:

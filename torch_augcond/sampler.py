@@ -39,7 +39,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
 
     Args:
         dataset: ``real + synthetic``: a ``ConcatDataset`` of any number of parts in any order, nested or not, with
-            ``Subset`` anywhere. A part is synthetic if it has a true attribute ``is_synthetic``.
+            ``Subset`` anywhere. A part is synthetic if it has a true attribute ``is_synthetic``, or is an
+            ``ImageFolder`` of a set.
         num_replicas: Number of ranks. Default: the size of the process group if there is one, else 1.
         rank: This process, from 0 to ``num_replicas - 1``. Default: its rank in the process group, else 0.
         shuffle: Shuffle both streams. ``False`` keeps the order of the dataset in each.

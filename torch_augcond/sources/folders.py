@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -94,14 +95,18 @@ def _class_of(path: str, known: Mapping[str, int], roots: Sequence[str]) -> str:
 
 
 def is_parent(dataset: Any) -> bool:
-    """Whether its classes look like folders of classes (train and test, say): no image in them, but several folders."""
-    if not has_class_folders(dataset):
+    """Whether its classes look like folders of classes (train and test): no image in them, but the same folders."""
+    if not has_class_folders(dataset) or not len(dataset.samples):
         return False
-    root = Path(dataset.root)
-    if any(Path(path).parent.parent == root for path, *_ in dataset.samples):
+    root, classes, below = Path(dataset.root), label_of_folder(dataset), defaultdict(set)
+    if Path(dataset.samples[0][0]).parent.parent == root:
         return False
-    paths = (Path(path) for path, *_ in dataset.samples)
-    return len({path.relative_to(root).parts[:2] for path in paths if root in path.parents}) > len(dataset.classes)
+    for above in {Path(os.path.dirname(path)) for path, *_ in dataset.samples}:
+        top, *names = above.relative_to(root).parts if root in above.parents else ("",)
+        if top not in classes or not names:
+            return False
+        below[top].add(names[0])
+    return len(set.intersection(*below.values())) > 1
 
 
 class Folder:

@@ -59,19 +59,19 @@ class _Items:
     place = path
 
     def _item(self, index: int) -> tuple[Any, Any]:
+        take_opened()
         item = self.raw[index]
         if not isinstance(item, (tuple, list)) or len(item) < 2:
             raise NotAPair(
                 f"`dataset[{index}]` must be (image, label), but got {type(item).__name__}. Wrap it in a dataset of "
                 "your own that returns the two."
             )
+        self._note_folder(as_label(item[1]))
         return item[0], item[1]
 
     def read(self, index: int) -> tuple[Any, None]:
         """The image. Its label is compared with the one that was taken for it, and noted if it is another."""
-        take_opened()
         image, label = self._item(index)
-        self._note_folder(as_label(label))
         self.raw.check(image)
         if self.believed:
             where, said = f"`{self.believed[0]}` says", int(self.believed[1][index])
@@ -85,7 +85,7 @@ class _Items:
         """That of the file that was read for an item: of several, one may be another's, for a contrastive loss."""
         paths = set(take_opened())
         names = [name for folder in self._folders for path in paths if (name := class_folder(folder, path))]
-        if label is not None and self._folders:
+        if label is not None and self._folders and paths:
             self._lie_in.setdefault(label, set()).add(names[0] if len(names) == 1 else None)
 
     def check_folders(self, class_of: Mapping[int, str]) -> None:

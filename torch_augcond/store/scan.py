@@ -11,14 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..marks import is_synthetic
+from ..marks import CONFIG, is_synthetic
 from ..plan import Settings, canonical
 from .disk import MAX_METADATA, TEMP_PREFIX, read_regular, unseal, unseal_with
 from .embedding_cache import damage
 from .imagefile import Corrupt, check, read_provenance
 from .names import LOST_FOUND, escape_class
 
-CONFIG = ".augcond.json"
 EXPORTED = "metadata.jsonl"
 INDEX = ".augcond-index-"  # and the digest of what is in it
 _SEEN = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
