@@ -205,6 +205,7 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
             2,
             "torch-augcond generate: error: unrecognized arguments: --variant",
         ),
+        (["preview", "DATA", "--out", "DATA/cat/sheet.png"], 2, "--out must lie outside of the real images"),
         (["preview", "DATA", "--variants", "x"], 2, "invalid choice: 'x'"),
         (["generate", "nowhere"], 1, "nowhere"),
         (["generate", "EMPTY"], 1, "Couldn't find any class folder"),

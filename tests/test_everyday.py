@@ -301,6 +301,9 @@ def test_a_list_that_was_exported_before_a_set_grew(folder, tmp_path):
         made(ImageFolder(folder), tmp_path / "set")
     with pytest.warns(UserWarning, match="metadata.jsonl lists the images of before: run `torch-augcond export` again"):
         made(ImageFolder(folder), tmp_path / "set", num_per_image=2)
+    (folder / "cat" / "0.png").unlink()
+    with pytest.warns(UserWarning, match="metadata.jsonl lists the images of before: run `torch-augcond export` again"):
+        made(ImageFolder(folder), tmp_path / "set")
 
 
 def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):

@@ -137,11 +137,16 @@ class Job:
     def _set_stale_aside(self) -> None:
         moved = sum(self.store.set_aside(path, "stale") for path in self.stale())
         if moved:
+            self._warn_of_list()
             warn(
                 f"{moved} images of {self.store.root} were set aside in {self.store.aside / 'stale'}, since this "
                 "dataset makes others in their place: its real images have changed, or they are another dataset's, "
                 "which needs a `root` of its own. They come back once they are wanted again.",
             )
+
+    def _warn_of_list(self) -> None:
+        if (exported := self.store.root / EXPORTED).exists():
+            warn(f"{exported} lists the images of before: run `torch-augcond export` again.")
 
     def _record_unreadable(self) -> None:
         """Failure records of the real images that are in no recipe, since their content can't be had; each once."""
@@ -246,8 +251,8 @@ class Job:
             budget=budget,
             progress=self._progress,
         )
-        if report.made and (exported := self.store.root / EXPORTED).exists():
-            warn(f"{exported} lists the images of before: run `torch-augcond export` again.")
+        if report.made:
+            self._warn_of_list()
         there = self.present()
         gone = np.zeros_like(there) if report.untried else self._gone(mine & ~there, failures)
         self.store.take_stock(self.plan, there | gone, self.given_up(failures))
