@@ -99,6 +99,14 @@ def test_sizes_that_a_transform_does_not_bring_together(tmp_path):
             AugConditionedSynthetic(real, "real", generator=large, root=tmp_path / "set")
 
 
+def test_a_transform_that_fails_for_a_synthetic_image(tmp_path):
+    real = ImageFolder(paint_folder(tmp_path / "real", {"cat": 2, "dog": 2}, size=32), v2.RandomCrop(24))
+    with pytest.warns(
+        UserWarning, match="fails for a synthetic image, PIL's of 16 pixels, and its int label .ValueError"
+    ):
+        made(real, tmp_path / "set")
+
+
 def test_tensors_need_a_transform_that_makes_them(folder, tmp_path):
     real = ImageFolder(folder, TENSORS, loader=decode_image)
     with pytest.raises(ValueError, match=r"`transform` can't be taken over .* v2.Compose\(\[v2.ToImage\(\), t\]\)"):

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from ..checks import listed, warn
+from ..checks import brief, listed, warn
 from .folders import Progress
 from .images import (
     DigestCache,
@@ -196,10 +196,17 @@ class Sources:
         try:
             real, other = (drawn_alike(lambda i=i: whole[i]) for i in (0, len(self) - 1))
             image = self.image(0)
-            pairs = (transform, image.resize((size, size))), (target_transform, label)
+        except Exception:  # which is told when its turn comes
+            return
+        pairs = (transform, image.resize((size, size))), (target_transform, label)
+        try:
             made = drawn_alike(lambda: [change(x) if change else x for change, x in pairs])
             seen = share_seen(transform, image.size, size) if transform else 1.0
-        except Exception:  # which is told when its turn comes
+        except Exception as error:
+            warn(
+                f"`transform` or `target_transform` fails for a synthetic image, PIL's of {size} pixels, and its int "
+                f"label ({type(error).__name__}: {brief(str(error))}). Pass ones that take these."
+            )
             return
         kinds = [", ".join(map(kind_of, item)) for item in (real, made)]
         shapes = [tuple(getattr(item[0], "shape", ())) for item in (real, other, made)]
