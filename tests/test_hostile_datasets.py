@@ -18,6 +18,7 @@ from torchvision.datasets import ImageFolder, OxfordIIITPet, VisionDataset
 from torch_augcond import AugConditionedSynthetic
 from torch_augcond.sources import Sources, UnreadableImage
 from torch_augcond.sources.layers import layers, transforms_off
+from torch_augcond.sources.takeover import Takeover
 
 
 @pytest.fixture
@@ -230,7 +231,7 @@ class TestTransforms:
         sources = Sources.from_dataset(Listed(folder, [lambda image, flag: None]))
         assert sources.image(0).size == (20, 20)
         with pytest.raises(ValueError, match="`transform` can't be taken over from a dataset with a list in its place"):
-            assert sources.transform
+            assert Takeover(sources).transform
 
     @pytest.mark.parametrize(
         "hold",

@@ -25,8 +25,8 @@ from .plan.recipe import readable
 from .progress import bar, silent, track
 from .request import Request
 from .samples import Samples
-from .sources import Sources
 from .sources.layers import layers
+from .sources.takeover import Takeover
 from .store.imagefile import check, load_image
 
 if TYPE_CHECKING:
@@ -54,9 +54,10 @@ class _Inherited:
         found = [None if transform is False else transform for transform in found]
         state = [*found, *(self._of_joint(getattr(layer, "transforms", None)) for layer in dataset._wrapped)]
         if not all(map(_is_same, dataset._checked.setdefault(self.name, state), state)):
-            late = self.name == "transform" and "target_transform" not in dataset._own and dataset._real[0].is_joint
+            takeover = Takeover(dataset._real[0])
+            late = self.name == "transform" and "target_transform" not in dataset._own and takeover.is_joint
             for name in [self.name, "target_transform"] if late else [self.name]:
-                _check(dataset._real[0], name)
+                _check(takeover, name)
             dataset._checked[self.name] = state
         return next((value for value in found if value is not None), None)
 
@@ -73,22 +74,11 @@ def _is_same(transform: Any, other: Any) -> bool:
     return transform is other or (isinstance(other, MethodType) and transform == other)
 
 
-def _inheritable(sources: Sources, own: Mapping[str, Callable]) -> tuple[Any, ...]:
-    """The dataset and what it wraps, if what is to be taken over of their transforms can be.
-
-    Raises:
-        ValueError: If one is ambiguous and the user has given none to use instead.
-    """
-    for name in sorted({"transform", "target_transform"} - own.keys()):
-        _check(sources, name)
-    return tuple(layers(sources.dataset))
-
-
-def _check(sources: Sources, name: str) -> None:
+def _check(takeover: Takeover, name: str) -> None:
     if name == "transform":
-        sources.check_transform()
+        takeover.check_transform()
     else:
-        sources.check_target_transform(track("comparing labels"))
+        takeover.check_target_transform(track("comparing labels"))
 
 
 class AugConditionedSynthetic(DatasetFolder):
@@ -175,10 +165,11 @@ class AugConditionedSynthetic(DatasetFolder):
             if not callable(value):
                 raise TypeError(f"`{name}` must be None or callable, but got {type(value).__name__}.")
         request = Request(**{field.name: given[field.name] for field in fields(Request)})
-        wrapped = _inheritable(request.sources, own)  # before hours of making images
-        names = "transform", "target_transform"
-        used = {name: own[name] if name in own else getattr(request.sources, name) for name in names}
-        check = partial(request.sources.warn_if_unlike, **used)
+        takeover, used = Takeover(request.sources), dict(own)
+        for name in sorted({"transform", "target_transform"} - own.keys()):  # before hours of making images
+            _check(takeover, name)
+            used[name] = getattr(takeover, name)
+        wrapped, check = tuple(layers(request.sources.dataset)), partial(takeover.warn_if_unlike, **used)
         job = _make(request, batch_size, check) if generate else _find(request)
         VisionDataset.__init__(self, os.fspath(job.store.root))
         self._wrapped, self._own = wrapped, own

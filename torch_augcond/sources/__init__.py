@@ -1,7 +1,7 @@
 """Raw images, labels and content digests out of any map-style dataset."""
 
 import os
-from collections.abc import Callable, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from ..checks import brief, listed, warn
+from ..checks import listed
 from .folders import Progress
 from .images import (
     DigestCache,
@@ -27,19 +27,15 @@ from .labels import (
     int_labels,
     is_int,
     unique,
-    warn_if_exchanged,
     warn_of_inner,
     warn_of_nameless,
     warn_of_unused,
 )
-from .layers import joint_transforms, layers, own_copy
+from .layers import layers
 from .readers import flatten, is_pure
-from .trials import drawn_alike, kind_of, share_seen
 
 __all__ = ["Sources", "UnreadableImage", "to_rgb"]
 
-_SCRAP = 0.3  # of the width that is seen of a real image
-_JOINT = "a joint `transforms`"
 _CHANGED = "it has changed since this run began; run it again"
 _RANDOM = (
     "it is another image than when this run began. If it wasn't edited: draw nothing at random inside `__getitem__` or "
@@ -89,8 +85,7 @@ class Sources:
         leaves, part, index = flatten(dataset)
         sources = cls(dataset, np.zeros(len(index), np.int64), {}, leaves, part, index)
         values: list[Any] = [None] * len(index)
-        for k, leaf in enumerate(leaves):
-            rows = np.flatnonzero(part == k)
+        for leaf, rows in sources.by_leaf():
             for row, value in zip(rows.tolist(), leaf.labels(index[rows], progress), strict=True):
                 values[row] = value
         sources.labels = int_labels(values, sources.name)
@@ -100,9 +95,9 @@ class Sources:
     def _merged_names(self, progress: Progress) -> dict[int, str]:
         merged: dict[int, str] = {}
         found: list[tuple[dict[int, str], set[int]]] = []  # of parts where only a number tells which name is meant
-        for k, leaf in enumerate(self.leaves):
-            labels = np.unique(self.labels[self.part == k]).tolist()
-            is_whole = len(np.unique(self.index[self.part == k])) == len(leaf.dataset)
+        for leaf, rows in self.by_leaf():
+            labels = np.unique(self.labels[rows]).tolist()
+            is_whole = len(np.unique(self.index[rows])) == len(leaf.dataset)
             # Labels or their names may count from 1, which a Subset that lacks some doesn't show.
             known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
             known = {int(label) for label in known if is_int(label)}
@@ -124,6 +119,11 @@ class Sources:
             check_same_names(holder, merged)
         return dict(sorted(unique(merged).items()))
 
+    def by_leaf(self) -> Iterator[tuple[Any, np.ndarray]]:
+        """Each reader with the places of its images."""
+        for k, leaf in enumerate(self.leaves):
+            yield leaf, np.flatnonzero(self.part == k)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -138,128 +138,11 @@ class Sources:
         return {name: label for label, name in self.class_of.items()}
 
     @property
-    def transform(self) -> Callable | None:
-        """The wrapped dataset's transform as it is now (some libraries set it late)."""
-        return self._transform("transform")
-
-    @property
-    def target_transform(self) -> Callable | None:
-        """The wrapped dataset's target_transform as it is now."""
-        return self._transform("target_transform")
-
-    def _transform(self, name: str) -> Callable | None:
-        held = [getattr(layer, name, None) for layer in layers(self.dataset)]
-        found = list({id(t): t for t in held if t is not None and t is not False}.values())
-        if why := self._why_not(name, found):
-            both = "transform=` and `target_transform" if why == _JOINT else name
-            raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{both}=` explicitly.")
-        return found[0] if found else None
-
-    def _why_not(self, name: str, found: list[Any]) -> str | None:
-        """What makes it ambiguous which of these transforms goes on all images."""
-        if any(map(joint_transforms, layers(self.dataset))):
-            return _JOINT
-        if len(found) > 1:
-            return f"{len(found)} different ones in its parts"
-        if found and not callable(found[0]):
-            return f"a {type(found[0]).__name__} in its place"
-        if any(getattr(layer, name, None) is not None and is_pure(layer) for layer in layers(self.dataset)):
-            return "one on a Subset or ConcatDataset, which never applies it"
-        if found:
-            parts = [self.leaves[k].dataset for k in np.unique(self.part).tolist()]
-            if not all(
-                any(getattr(layer, name, None) not in (None, False) for layer in layers(part)) for part in parts
-            ):
-                return "one in only some of its parts"
-        return None
-
-    def check_transform(self) -> None:
-        """That `transform` can be taken over; warns if items show that it isn't all that changes an image.
-
-        Raises:
-            ValueError: It is ambiguous, or was set so late that the dataset has kept images without it.
-        """
-        change = self.transform or (lambda image: image)
-        for k, leaf in enumerate(self.leaves):
-            if (i := leaf.changed_otherwise(self.index[self.part == k], change)) is not None:
-                warn(
-                    f"item {i} of the dataset has another image than its `transform` makes of the raw one: synthetic "
-                    "images won't be changed as the real ones are. Pass all that changes them as `transform=`."
-                )
-
-    def warn_if_unlike(self, size: int, transform: Callable | None, target_transform: Callable | None) -> None:
-        """Warns where one batch can't hold items of the dataset and synthetic ones, or shows scraps of these.
-
-        As far as two items show; synthetic images have ``size`` pixels a side.
-        """
-        label, whole = int(self.labels[0]), own_copy(self.dataset)
-        try:
-            real, other = (drawn_alike(lambda i=i: whole[i]) for i in (0, len(self) - 1))
-            image = self.image(0)
-        except Exception:  # which is told when its turn comes
-            return
-        pairs = (transform, image.resize((size, size))), (target_transform, label)
-        try:
-            made = drawn_alike(lambda: [change(x) if change else x for change, x in pairs])
-            seen = share_seen(transform, image.size, size) if transform else 1.0
-        except Exception as error:
-            warn(
-                f"`transform` or `target_transform` fails for a synthetic image, PIL's of {size} pixels, and its int "
-                f"label ({type(error).__name__}: {brief(str(error))}). Pass ones that take these."
-            )
-            return
-        kinds = [", ".join(map(kind_of, item)) for item in (real, made)]
-        shapes = [tuple(getattr(item[0], "shape", ())) for item in (real, other, made)]
-        if kinds[0] != kinds[1]:
-            warn(
-                f"a batch can't hold both items of the dataset ({kinds[0]}) and synthetic ones ({kinds[1]}). Let items "
-                "be (image, label), and `transform` and `target_transform` make them alike: v2.ToImage() for tensors, "
-                "v2.Grayscale(3), say."
-            )
-        elif len(self) > 1 and shapes[0] == shapes[1] != shapes[2]:
-            warn(
-                f"a batch can't hold both items of the dataset, of shape {shapes[0]}, and synthetic ones, of "
-                f"{shapes[2]}. Let `transform` bring them to one size: v2.Resize or v2.RandomResizedCrop, say."
-            )
-        elif seen < _SCRAP:
-            warn(
-                f"`transform` shows {seen:.0%} as much of a synthetic image, of {size} pixels, as of a real one, of "
-                f"{image.width}: it cuts without resizing. Let it begin with v2.Resize, say."
-            )
-
-    @property
-    def is_joint(self) -> bool:
-        """Whether a `transform` is given labels, too, which it may change; a few items are read."""
-        return any(leaf.is_joint(self.index[self.part == k]) for k, leaf in enumerate(self.leaves))
-
-    def check_target_transform(self, progress: Progress = iter) -> None:
-        """That `target_transform` makes of the labels here what `dataset` itself returns, item by item.
-
-        Raises:
-            ValueError: It doesn't: a wrapper has labels of its own, say.
-        """
-        change = self.target_transform
-        joint = [getattr(layer, "transforms", None) for layer in layers(self.dataset)]
-        is_kept = any(getattr(both, "target_transform", None) for both in joint)  # by torchvision's, once it is None
-        for k, leaf in enumerate(self.leaves):
-            rows = np.flatnonzero(self.part == k)
-            if not (change or is_kept or leaf.is_joint(self.index[rows])):
-                continue
-            labels = dict(zip(self.index[rows].tolist(), self.labels[rows].tolist(), strict=True))
-            if label := leaf.another_label(labels, change or (lambda label: label), progress):
-                raise ValueError(
-                    f"`target_transform` can't be taken over from a dataset whose {label}. "
-                    "Pass `target_transform=` explicitly: it is given the label as read without any."
-                )
-            if change and leaf.by_place:
-                warn_if_exchanged(change, self.class_of, labels.values())
-
-    @property
     def identity(self) -> str:
         """Tells datasets apart: where a folder lies (its files may change), else what in it stays the same."""
         texts = []
-        for k, leaf in enumerate(self.leaves):
-            index = self.index[self.part == k]
+        for leaf, rows in self.by_leaf():
+            index = self.index[rows]
             whole = len(index) == len(leaf.dataset) and (np.sort(index) == np.arange(len(index))).all()
             chosen = "" if whole else f"[{hash_bytes(np.sort(index).tobytes())}]"
             texts.append(leaf.identity() + chosen)

@@ -3,17 +3,15 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..checks import brief
 from .images import as_pil, to_rgb
 
-__all__ = ["check_takes_images", "drawn_alike", "kind_of", "random_kept", "share_seen"]
+__all__ = ["check_takes_images", "drawn_alike", "random_kept"]
 
 
 @contextmanager
@@ -35,29 +33,6 @@ def drawn_alike(make: Callable[[], Any], seed: int = 0) -> Any:
         np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)  # that of a GPU stays as it is
         return make()
-
-
-def kind_of(value: Any) -> str:
-    """What must be alike in a batch, but for the size of an image."""
-    if isinstance(value, torch.Tensor):
-        what = f"{min(value.shape[0], value.shape[-1])} channels" if value.ndim == 3 else f"{value.ndim} dimensions"
-        return f"a {value.dtype} tensor of {what}"
-    if isinstance(value, Image.Image):
-        return "an image of PIL"
-    return "a number" if isinstance(value, Number) else type(value).__name__
-
-
-def share_seen(change: Callable[[Any], Any], real: tuple[int, int], size: int) -> float:
-    """How much of the width of a square image a transform shows, beside what it shows of a real one: the most of three.
-
-    Both are pictures that get brighter from left to right.
-    """
-
-    def shown(width: int, height: int, seed: int) -> float:
-        ramp = np.tile(np.linspace(0, 255, width).astype(np.uint8), (height, 1))
-        return float(np.ptp(np.asarray(drawn_alike(lambda: change(Image.fromarray(ramp).convert("RGB")), seed))))
-
-    return max(shown(size, size, seed) / max(shown(*real, seed), 1e-9) for seed in range(3))
 
 
 def check_takes_images(change: Callable[[Any], Any], raw: Any) -> None:
