@@ -11,9 +11,8 @@ import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from homemade import Files, Holding, made
 from PIL import Image
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
-from torchvision.datasets import Caltech256, FakeData, ImageFolder, ImageNet
-from torchvision.io import decode_image
+from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets import Caltech256, ImageFolder, ImageNet
 from torchvision.transforms import v2
 
 from torch_augcond import AugConditionedSynthetic, MixedRealSyntheticSampler
@@ -31,87 +30,6 @@ def folder(tmp_path):
 
 def grey(path):
     return Image.open(path).convert("L")
-
-
-class Triples(ImageFolder):
-    def __getitem__(self, i):
-        return *super().__getitem__(i), self.samples[i][0]
-
-
-class Soft(Files):
-    def __getitem__(self, i):
-        image, label = super().__getitem__(i)
-        return image, torch.eye(2)[label]
-
-
-UNLIKE = {
-    "tensors": (lambda folder: ImageFolder(folder, loader=decode_image), "of 3 channels, a number.*an image of PIL, a"),
-    "grey": (lambda folder: ImageFolder(folder, PICTURES, loader=grey), "of 1 channels, .* of 3 channels"),
-    "triples": (lambda folder: Triples(folder, PICTURES), "a number, str.*Let items be"),
-    "soft labels": (lambda folder: Soft(folder, PICTURES, targets=[0] * 5 + [1] * 5), "tensor of 1 dimensions"),
-}
-
-
-@pytest.mark.parametrize("dataset, told", UNLIKE.values(), ids=UNLIKE)
-def test_what_one_batch_cannot_hold_is_told(folder, tmp_path, dataset, told):
-    with pytest.warns(UserWarning, match=f"a batch can't hold both items of the dataset .*{told}"):
-        synthetic = made(dataset(folder), tmp_path / "set")
-    real = dataset(folder)
-    batch = DataLoader(real + synthetic, batch_size=len(real) + len(synthetic))
-    with pytest.raises((RuntimeError, TypeError)):
-        next(iter(batch))
-
-
-ALIKE = [
-    lambda folder: ImageFolder(folder),
-    lambda folder: ImageFolder(folder, PICTURES),
-    lambda folder: ImageFolder(folder, v2.Compose([v2.Grayscale(), PICTURES]), loader=grey),
-    lambda folder: Subset(Files(folder, PICTURES), [1, 6]),
-    lambda folder: FakeData(6, (3, 8, 8), 2, PICTURES),
-]
-
-
-@pytest.mark.parametrize("dataset", ALIKE)
-def test_what_one_batch_can_hold_is_not_warned_of(folder, tmp_path, dataset):
-    real = dataset(folder)
-    with warnings.catch_warnings(action="error"):
-        warnings.filterwarnings("ignore", "class names such as '0'")
-        synthetic = made(real, tmp_path / "set")
-    if torch.is_tensor(real[0][0]):
-        loader = DataLoader(real + synthetic, batch_size=4, sampler=MixedRealSyntheticSampler(real + synthetic))
-        assert all(images.dtype == torch.float32 for images, _ in loader)
-
-
-CROP = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToImage()])
-
-
-def test_sizes_that_a_transform_does_not_bring_together(tmp_path):
-    folder, large = paint_folder(tmp_path / "real", {"cat": 2, "dog": 2}, size=32), FakeGenerator(image_size=256)
-    for transform, told in (
-        (v2.ToImage(), r"items of the dataset, of shape \(3, 32, 32\), and synthetic ones, of \(3, 256, 256\)"),
-        (CROP, "`transform` shows 1.% as much of a synthetic image, of 256 pixels, as of a real one, of 32: it cuts"),
-    ):
-        with pytest.warns(UserWarning, match=told):
-            AugConditionedSynthetic(ImageFolder(folder, transform), "real", generator=large, root=tmp_path / "set")
-    with warnings.catch_warnings(action="error"):
-        for change in (v2.Resize((32, 32)), v2.RandomResizedCrop(32), v2.Resize(40)):
-            real = ImageFolder(folder, v2.Compose([change, CROP]))
-            AugConditionedSynthetic(real, "real", generator=large, root=tmp_path / "set")
-
-
-def test_a_transform_that_fails_for_a_synthetic_image(tmp_path):
-    real = ImageFolder(paint_folder(tmp_path / "real", {"cat": 2, "dog": 2}, size=32), v2.RandomCrop(24))
-    with pytest.warns(
-        UserWarning, match="fails for a synthetic image, PIL's of 16 pixels, and its int label .ValueError"
-    ):
-        made(real, tmp_path / "set")
-
-
-def test_tensors_need_a_transform_that_makes_them(folder, tmp_path):
-    real = ImageFolder(folder, TENSORS, loader=decode_image)
-    with pytest.raises(ValueError, match=r"`transform` can't be taken over .* v2.Compose\(\[v2.ToImage\(\), t\]\)"):
-        made(real, tmp_path / "set")
-    assert made(real, tmp_path / "set", transform=PICTURES)[0][0].shape == real[0][0].shape
 
 
 def test_a_folder_that_is_gone_through_several_times_an_epoch(folder, tmp_path):
@@ -132,14 +50,34 @@ def test_one_default_root_for_a_number_however_it_is_written(folder, tmp_path, m
     assert made(ImageFolder(folder), None, guidance_scale=2).root != made(ImageFolder(folder), None).root
 
 
-def test_names_of_a_dataset_inside_are_mentioned(folder, tmp_path):
-    class Transformed(Holding):
-        def __init__(self, inner):
-            self.inner = inner
+class Transformed(Holding):
+    """What one writes to give the parts of a split transforms of their own."""
 
+    def __init__(self, inner, exchanged=False):
+        self.inner, self.exchanged = inner, exchanged
+
+    def __getitem__(self, i):
+        image, label = self.inner[i]
+        return image, 1 - label if self.exchanged else label
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_names_of_a_folder_inside_are_taken_where_its_files_show_them(folder, tmp_path, listed):
+    real = Transformed(Subset(ImageFolder(folder), range(1, 10)))
+    if listed:
+        real.targets = [0] * 4 + [1] * 5
+    synthetic = made(real, tmp_path / "set")
+    assert synthetic.classes == ["cat", "dog"]
+    assert [synthetic.provenance(i)["prompt"][-3:] for i in (0, -1)] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("loader", [None, grey])
+def test_names_of_a_dataset_inside_are_else_mentioned(folder, tmp_path, loader):
+    real = ImageFolder(folder, loader=loader) if loader else ImageFolder(folder)
     told = r"no `classes`, but the ImageFolder in it calls them 'cat', 'dog'. If they are meant, set `classes`"
     with pytest.warns(UserWarning, match=told):
-        made(Transformed(ImageFolder(folder)), tmp_path / "set")
+        made(Transformed(real, exchanged=not loader), tmp_path / "set")
 
 
 class Few(Holding):
@@ -362,3 +300,26 @@ def test_recordings_are_no_classes(tmp_path):
     recordings = {f"{name}/{name} {k}": 2 for name in ("cat", "dog") for k in range(2)}
     with warnings.catch_warnings(action="error"):
         made(ImageFolder(paint_folder(tmp_path / "real", recordings)), tmp_path / "set")
+
+
+def test_a_reason_is_told_once(folder):
+    class Gone(Files):
+        def __getitem__(self, i):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(ValueError, match=r"dataset\[4\] and 5 more \(OSError: the disk is gone\)\. Mend these"):
+        Sources.from_dataset(Gone(folder))
+
+
+@pytest.mark.parametrize("named", [{"classes": ["dog", "cat"]}, {"class_to_idx": {"dog": 0, "cat": 1}}])
+def test_classes_in_another_order_have_one_default_root(folder, tmp_path, monkeypatch, named):
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+
+    class Exchanged(Files):
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            return image, 1 - label
+
+    Exchanged.__name__, Exchanged.__qualname__ = Files.__name__, Files.__qualname__
+    both = Files(folder, classes=["cat", "dog"]), Exchanged(folder, **named)
+    assert len({made(real, None).root for real in both}) == 1

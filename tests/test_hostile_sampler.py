@@ -117,3 +117,12 @@ def test_class_balanced_looks_past_a_subset_that_passes_on_what_it_holds():
 def test_a_subset_of_a_length_of_its_own_is_a_part():
     train = Repeated(Part(10), range(10)) + Part(20, True)
     assert sorted(i for i in MixedRealSyntheticSampler(train) if i < 20) == list(range(20))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_that_one_stream_lacks_is_told():
+    lacking = Part(10, False, [0, 1] * 5) + Part(5, True, [0] * 5)
+    with pytest.warns(UserWarning, match="labels 1 have images in one stream only, .* less often"):
+        MixedRealSyntheticSampler(lacking, class_balanced=True)
+    MixedRealSyntheticSampler(lacking, class_balanced=True, synthetic_fraction=0)
+    MixedRealSyntheticSampler(lacking)

@@ -85,7 +85,10 @@ def brief(text: str, width: int = 60) -> str:
 def check_names(what: str, given: Mapping[str, Any], known: Sequence[str], complete: bool = False) -> None:
     """That `given` is keyed by names that are `known`, and (`complete`) by all of them."""
     if unknown := [name for name in given if name not in set(known)]:
-        raise ValueError(f"`{what}` must be keyed by class names, but got {listed(unknown)}. Known: {listed(known)}.")
+        why = " (where a dataset has no `classes`, its labels as text)" if all(map(str.isdecimal, known)) else ""
+        raise ValueError(
+            f"`{what}` must be keyed by class names, but got {listed(unknown)}. Known: {listed(known)}{why}."
+        )
     if missing := [name for name in known if complete and name not in given]:
         raise ValueError(f"`{what}` must have an entry for every class, but lacks {listed(missing)}.")
 

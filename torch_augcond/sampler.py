@@ -15,7 +15,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Dataset, DistributedSampler
 
-from .checks import as_int, warn
+from .checks import as_int, listed, warn
 from .parts import are_synthetic, by_label, labels_of, per_item
 
 __all__ = ["MixedRealSyntheticSampler"]
@@ -49,7 +49,8 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         synthetic_fraction: Share of synthetic images, from 0 (real only) to 1 (synthetic only). A float stands for the
             simplest fraction that prints like it (``1 / 3`` for a third).
         class_balanced: Draw the classes of each stream equally often (to within one in an epoch, over all ranks)
-            instead of each image equally often. Needs a list of labels, ``targets``, on each part; those of a
+            instead of each image equally often; warns of a class that has images in one stream only, as frequent ones
+            have after ``fill_to``. Needs a list of labels, ``targets``, on each part; those of a
             ``Subset`` or ``ConcatDataset`` that has none are those of what it holds.
         epoch_length: ``"real"``: each real image once an epoch, beside as many synthetic ones as the fraction asks for
             (with ``synthetic_fraction=1``, as ``"synthetic"``). ``"synthetic"``: each synthetic image once (with
@@ -157,8 +158,9 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         """Returns the place to resume at, as plain values that are the same on every rank.
 
         Args:
-            consumed: How many indices of the epoch begun last the training loop has used on this rank (steps times
-                batch size): once it has ended all of them, not 0, which would begin it again.
+            consumed: How many indices of the epoch begun last the training loop has used on this rank,
+                ``min(steps * batch_size, len(sampler))``, since the last batch may be smaller: once it has ended, all
+                of them, not 0, which would begin it again.
                 Default: as many as were drawn, which is right without workers; a ``DataLoader`` with workers draws
                 ahead of the loop.
 
@@ -169,7 +171,10 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
             consumed = self.num_samples - operator.length_hint(self._drawing) if self._begun else self._start
         index = as_int("consumed", consumed, 0)
         if index > self.num_samples:
-            raise ValueError(f"`consumed` must be at most the {self.num_samples} indices of an epoch, but got {index}.")
+            raise ValueError(
+                f"`consumed` must be at most the {self.num_samples} indices of an epoch, but got {index}. The last "
+                "batch may be smaller: give min(steps * batch_size, len(sampler))."
+            )
         ended = index == self.num_samples
         return {"epoch": self.epoch + ended, "index": 0 if ended else index, "config": self._config()}
 
@@ -231,6 +236,13 @@ class MixedRealSyntheticSampler(DistributedSampler[int]):
         if not self.class_balanced:
             return {name: [indices] for name, indices in members.items()}
         labels = per_item(self.dataset, labels_of)
+        held = [set(labels[indices].tolist()) for indices in members.values()]
+        if 0 < self.synthetic_fraction < 1 and (rare := held[0] ^ held[1]):
+            warn(
+                f"labels {listed(sorted(rare))} have images in one stream only, so that `class_balanced`, which "
+                "balances each stream, draws them less often than the others. Give each class real and synthetic "
+                "images (`num_per_class`), or leave `class_balanced` out."
+            )
         return {name: by_label(indices, labels[indices]) for name, indices in members.items()}
 
     def _rank_length(self) -> int:

@@ -102,7 +102,7 @@ class Sources:
             known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
             known = {int(label) for label in known if is_int(label)}
             absent = [0] if 0 in known else [label for label in known if label > 0]
-            names = class_names(leaf.dataset, labels, absent)
+            names = class_names(leaf.named, labels, absent)
             if leaf.by_place:
                 warn_of_inner(names, layers(leaf.dataset))
                 found.append((names, known))
@@ -145,7 +145,7 @@ class Sources:
             index = self.index[rows]
             whole = len(index) == len(leaf.dataset) and (np.sort(index) == np.arange(len(index))).all()
             chosen = "" if whole else f"[{hash_bytes(np.sort(index).tobytes())}]"
-            texts.append(leaf.identity() + chosen)
+            texts.append(leaf.identity(self.class_of) + chosen)
         return " + ".join(texts)
 
     def _leaf(self, i: int) -> tuple[Any, int]:

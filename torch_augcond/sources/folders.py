@@ -126,7 +126,7 @@ class Folder:
                 "`loader` must give red, green and blue in this order, but OpenCV's gives blue first. Use one such as "
                 "lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)."
             )
-        self.dataset = dataset
+        self.dataset = self.named = dataset
         self.samples = [pair if type(pair) is tuple else tuple(pair) for pair in dataset.samples]
 
     def path(self, index: int) -> str | None:
@@ -204,7 +204,7 @@ class Folder:
                 "`class_to_idx` and `classes` to what the labels mean now, or use a `target_transform`."
             )
 
-    def identity(self) -> str:
+    def identity(self, class_of: Mapping[int, str]) -> str:
         """Where it lies; besides, what chose and reads its files if that is no plain scan."""
         dataset = self.dataset
         text = f"{type(dataset).__qualname__}:{self._scanned()}"

@@ -54,9 +54,14 @@ def as_label(value: Any) -> int | None:
 
 def int_labels(values: list[Any], names: Callable[[int], str]) -> np.ndarray:
     """`values` (an error stands for an item that raised it) as int64, or one error that lists the offenders."""
-    if raised := [f"{names(i)} ({type(v).__name__}: {v})" for i, v in enumerate(values) if isinstance(v, Exception)]:
+    raised: dict[str, list[str]] = {}
+    for i, value in enumerate(values):
+        if isinstance(value, Exception):
+            raised.setdefault(f"{type(value).__name__}: {value}", []).append(names(i))
+    if raised:
+        each = [f"{listed(failed, str)} ({why})" for why, failed in raised.items()]
         raise ValueError(
-            f"every item must be readable for its label, but reading failed for {listed(raised, str)}. Mend these, "
+            f"every item must be readable for its label, but reading failed for {listed(each, str)}. Mend these, "
             "leave them out with torch.utils.data.Subset, or give the dataset a `targets` list."
         )
     wrong = [f"{value!r} ({type(value).__name__}) at {names(i)}" for i, value in enumerate(values) if not is_int(value)]

@@ -47,6 +47,7 @@ class _Items:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.raw = RawItems(dataset)
+        self.named = dataset  # what holds the names of the labels
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self._said: dict[int, int | None] = {}  # the labels that were read
         self.contradicted: dict[int, str] = {}
@@ -123,7 +124,8 @@ class _Items:
         if labels is None:
             labels = [self._label(i) for i in progress(indices.tolist())]
             self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
-        self.by_place = not self._are_of_folders(indices, labels)
+        self.named = self.dataset if self._named() else self._named_folder(indices, labels)
+        self.by_place = self.named is self.dataset and not self._are_of_folders(indices, labels)
         return labels
 
     def _listed(self, indices: np.ndarray) -> list[Any] | None:
@@ -139,6 +141,17 @@ class _Items:
                 return [values[i] for i in indices.tolist()]
             self._warn_of_names(name, values, seen)
         return None
+
+    def _named_folder(self, indices: np.ndarray, labels: Sequence[Any]) -> Any:
+        """The image folder it reads, if what was read of each label lies in the class folder of that label there."""
+        first = {as_label(label): i for i, label in zip(indices.tolist(), labels, strict=True)}
+        for folder in self._folders:
+            for label in first.keys() - self._lie_in.keys():
+                self._label(first[label])
+            label_of = label_of_folder(folder)
+            if all({label_of.get(name) for name in self._lie_in.get(label, [None])} == {label} for label in first):
+                return folder
+        return self.dataset
 
     def _are_of_folders(self, indices: np.ndarray, labels: Sequence[Any]) -> bool:
         """Whether each label is that of the folder which the file lies in."""
@@ -236,13 +249,18 @@ class _Items:
             return not any(_is_same(image, one) for one in made)
         return False
 
-    def identity(self) -> str:
-        """What stays when items are added: the type, plain attributes (a root, a split), names and the first item."""
+    def identity(self, class_of: Mapping[int, str]) -> str:
+        """What stays when items are added: the type, plain attributes (a root, a split), names and the first item.
+
+        Classes in another order are the same: some count them as a set gives them, another way in each process.
+        """
         root = getattr(self.dataset, "root", None)
         place = os.path.abspath(root) if isinstance(root, (str, os.PathLike)) else ""
         given = getattr(self.dataset, "__dict__", {}) | {"root": place}
         plain = {name: str(given[name]) for name in sorted(given) if isinstance(given[name], _PLAIN)}
-        first = f"{first_content(self)} {self._label(0)!r} {getattr(self.dataset, 'classes', None)!r}"
+        label, named = self._label(0), bool(self._named())
+        names = [class_of.get(as_label(label)), *sorted(class_of.values())] if named else [label]
+        first = f"{first_content(self)} {names!r}"
         return f"{type(self.dataset).__qualname__}:{plain}:{hash_bytes(first.encode('utf-8', 'surrogatepass'))}"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from numbers import Number
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class Takeover:
 
     def _transform(self, name: str) -> Callable | None:
         held = [getattr(layer, name, None) for layer in layers(self._sources.dataset)]
-        found = list({id(t): t for t in held if t is not None and t is not False}.values())
+        given = [t for t in held if t is not None and t is not False]
+        found = [t for k, t in enumerate(given) if not any(_is_alike(t, other) for other in given[:k])]
         if why := self._why_not(name, found):
             both = "transform=` and `target_transform" if why == _JOINT else name
             raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{both}=` explicitly.")
@@ -102,14 +104,17 @@ class Takeover:
                 f"label ({type(error).__name__}: {brief(str(error))}). Pass ones that take these."
             )
             return
-        kinds = [", ".join(map(_kind_of, item)) for item in (real, made)]
+        kinds = [list(map(_kind_of, item)) for item in (real, made)]
         shapes = [tuple(getattr(item[0], "shape", ())) for item in (real, other, made)]
         if kinds[0] != kinds[1]:
-            warn(
-                f"a batch can't hold both items of the dataset ({kinds[0]}) and synthetic ones ({kinds[1]}). Let items "
-                "be (image, label), and `transform` and `target_transform` make them alike: v2.ToImage() for tensors, "
-                "v2.Grayscale(3), say."
-            )
+            if len(kinds[0]) != 2:
+                remedy = "items be (image, label)"
+            elif kinds[0][0] != kinds[1][0]:
+                remedy = "`transform` make them alike: v2.ToImage() for tensors, v2.Grayscale(3), say"
+            else:
+                remedy = "`target_transform` make labels alike: torch.tensor, say"
+            both = "items of the dataset ({}) and synthetic ones ({})".format(*map(", ".join, kinds))
+            warn(f"a batch can't hold both {both}. Let {remedy}.")
         elif len(self._sources) > 1 and shapes[0] == shapes[1] != shapes[2]:
             warn(
                 f"a batch can't hold both items of the dataset, of shape {shapes[0]}, and synthetic ones, of "
@@ -146,6 +151,23 @@ class Takeover:
                 )
             if change and leaf.by_place:
                 warn_if_exchanged(change, self._sources.class_of, labels.values())
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Whether two transforms are one, or of one class and with attributes that are alike: made by the same call."""
+    if one is other or type(one) is not type(other) or isinstance(one, FunctionType | type):
+        return one is other
+    if isinstance(one, torch.Tensor | np.ndarray):
+        return one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(map(_is_alike, one.values(), other.values()))
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_is_alike, one, other))
+    is_plain = all(getattr(type(one), name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
+    try:
+        return _is_alike(vars(one), vars(other)) if is_plain and hasattr(one, "__dict__") else bool(one == other)
+    except RecursionError:  # it holds itself
+        return False
 
 
 def _kind_of(value: Any) -> str:

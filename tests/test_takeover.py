@@ -1,0 +1,151 @@
+"""Transforms that synthetic images take over from a dataset, and what they make of its images and of synthetic ones."""
+
+import random
+import warnings
+
+import pytest
+import torch
+from fakes import FakeGenerator, paint_folder
+from homemade import Files, made
+from PIL import Image
+from torch.utils.data import DataLoader, Subset
+from torchvision.datasets import FakeData, ImageFolder
+from torchvision.io import decode_image
+from torchvision.transforms import v2
+
+from torch_augcond import AugConditionedSynthetic, MixedRealSyntheticSampler
+
+TENSORS = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Resize((8, 8)), v2.Normalize([0.5], [0.5])])
+PICTURES = v2.Compose([v2.ToImage(), TENSORS])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
+
+
+def square(transform=None):
+    return v2.Compose([v2.Resize(16), v2.RandomCrop(12, padding=1), *([transform] if transform else [])])
+
+
+class Noise:
+    def __init__(self, draw):
+        self.draw = draw
+
+    def __call__(self, image):
+        return image
+
+
+def test_transforms_made_by_the_same_call_are_one(folder, tmp_path):
+    both = ImageFolder(folder, square(), target_transform=Noise(3)) + ImageFolder(folder, square(), Noise(3))
+    synthetic = made(both, tmp_path / "set")
+    assert synthetic[0][0].size == (12, 12)
+    both.datasets[1].transform = square()
+    assert synthetic[0][0].size == (12, 12)
+
+
+OTHERS = {
+    "sizes": (square(), v2.Compose([v2.Resize(16), v2.RandomCrop(13, padding=1)])),
+    "lambdas": (square(lambda image: image), square(lambda image: image)),
+    "generators": (square(Noise(random.Random(0))), square(Noise(random.Random(1)))),
+    "kinds": (square(), v2.CenterCrop(12)),
+    "tensors": (square(Noise(torch.zeros(2))), square(Noise(torch.ones(2)))),
+}
+
+
+@pytest.mark.parametrize("one, other", OTHERS.values(), ids=OTHERS)
+def test_others_are_not(folder, tmp_path, one, other):
+    with pytest.raises(ValueError, match="2 different ones in its parts"):
+        made(ImageFolder(folder, one) + ImageFolder(folder, other), tmp_path / "set")
+
+
+def grey(path):
+    return Image.open(path).convert("L")
+
+
+class Triples(ImageFolder):
+    def __getitem__(self, i):
+        return *super().__getitem__(i), self.samples[i][0]
+
+
+class Counted(ImageFolder):
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return image, torch.tensor(label)
+
+
+class Soft(Files):
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return image, torch.eye(2)[label]
+
+
+UNLIKE = {
+    "tensors": (lambda folder: ImageFolder(folder, loader=decode_image), "of 3 channels, a number.*an image of PIL, a"),
+    "grey": (lambda folder: ImageFolder(folder, PICTURES, loader=grey), "of 1 channels, .* of 3 channels"),
+    "triples": (lambda folder: Triples(folder, PICTURES), "a number, str.*Let items be"),
+    "labels": (lambda folder: Counted(folder, PICTURES), "Let `target_transform` make labels alike: torch.tensor, say"),
+    "soft labels": (lambda folder: Soft(folder, PICTURES, targets=[0] * 5 + [1] * 5), "tensor of 1 dimensions"),
+}
+
+
+@pytest.mark.parametrize("dataset, told", UNLIKE.values(), ids=UNLIKE)
+def test_what_one_batch_cannot_hold_is_told(folder, tmp_path, dataset, told):
+    with pytest.warns(UserWarning, match=f"a batch can't hold both items of the dataset .*{told}"):
+        synthetic = made(dataset(folder), tmp_path / "set")
+    real = dataset(folder)
+    batch = DataLoader(real + synthetic, batch_size=len(real) + len(synthetic))
+    with pytest.raises((RuntimeError, TypeError)):
+        next(iter(batch))
+
+
+ALIKE = [
+    lambda folder: ImageFolder(folder),
+    lambda folder: ImageFolder(folder, PICTURES),
+    lambda folder: ImageFolder(folder, v2.Compose([v2.Grayscale(), PICTURES]), loader=grey),
+    lambda folder: Subset(Files(folder, PICTURES), [1, 6]),
+    lambda folder: FakeData(6, (3, 8, 8), 2, PICTURES),
+]
+
+
+@pytest.mark.parametrize("dataset", ALIKE)
+def test_what_one_batch_can_hold_is_not_warned_of(folder, tmp_path, dataset):
+    real = dataset(folder)
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", "class names such as '0'")
+        synthetic = made(real, tmp_path / "set")
+    if torch.is_tensor(real[0][0]):
+        loader = DataLoader(real + synthetic, batch_size=4, sampler=MixedRealSyntheticSampler(real + synthetic))
+        assert all(images.dtype == torch.float32 for images, _ in loader)
+
+
+CROP = v2.Compose([v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), v2.ToImage()])
+
+
+def test_sizes_that_a_transform_does_not_bring_together(tmp_path):
+    folder, large = paint_folder(tmp_path / "real", {"cat": 2, "dog": 2}, size=32), FakeGenerator(image_size=256)
+    for transform, told in (
+        (v2.ToImage(), r"items of the dataset, of shape \(3, 32, 32\), and synthetic ones, of \(3, 256, 256\)"),
+        (CROP, "`transform` shows 1.% as much of a synthetic image, of 256 pixels, as of a real one, of 32: it cuts"),
+    ):
+        with pytest.warns(UserWarning, match=told):
+            AugConditionedSynthetic(ImageFolder(folder, transform), "real", generator=large, root=tmp_path / "set")
+    with warnings.catch_warnings(action="error"):
+        for change in (v2.Resize((32, 32)), v2.RandomResizedCrop(32), v2.Resize(40)):
+            real = ImageFolder(folder, v2.Compose([change, CROP]))
+            AugConditionedSynthetic(real, "real", generator=large, root=tmp_path / "set")
+
+
+def test_a_transform_that_fails_for_a_synthetic_image(tmp_path):
+    real = ImageFolder(paint_folder(tmp_path / "real", {"cat": 2, "dog": 2}, size=32), v2.RandomCrop(24))
+    with pytest.warns(
+        UserWarning, match="fails for a synthetic image, PIL's of 16 pixels, and its int label .ValueError"
+    ):
+        made(real, tmp_path / "set")
+
+
+def test_tensors_need_a_transform_that_makes_them(folder, tmp_path):
+    real = ImageFolder(folder, TENSORS, loader=decode_image)
+    with pytest.raises(ValueError, match=r"`transform` can't be taken over .* v2.Compose\(\[v2.ToImage\(\), t\]\)"):
+        made(real, tmp_path / "set")
+    assert made(real, tmp_path / "set", transform=PICTURES)[0][0].shape == real[0][0].shape
