@@ -256,7 +256,7 @@ def test_a_log_gets_a_line_now_and_then(capsys, monkeypatch):
     with bar(10, "generating") as shown:
         shown.update(5)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("torch_augcond.progress._LINE_SECONDS", 0)
+    monkeypatch.setattr("torch_augcond.progress._FIRST_SECONDS", 0)
     tee = SimpleNamespace(write=sys.stderr.write, flush=sys.stderr.flush)  # as scripts have it that keep a log
     monkeypatch.setattr("sys.stderr", tee)
     with bar(20, "generating", initial=5) as shown:
@@ -323,3 +323,15 @@ def test_classes_in_another_order_have_one_default_root(folder, tmp_path, monkey
     Exchanged.__name__, Exchanged.__qualname__ = Files.__name__, Files.__qualname__
     both = Files(folder, classes=["cat", "dog"]), Exchanged(folder, **named)
     assert len({made(real, None).root for real in both}) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_dataset_draws_for_each_item_is_told_as_such(folder, tmp_path):
+    class Flipped(Files):
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            return v2.RandomHorizontalFlip()(image), label
+
+    for k in range(5):
+        with pytest.raises(RuntimeError, match="draw nothing at random inside `__getitem__`"):
+            made(Flipped(folder, v2.ToImage(), classes=["cat", "dog"]), tmp_path / f"set{k}")

@@ -33,6 +33,12 @@ def test_class_names_of_numbers_in_an_order_of_their_own():
     assert build_prompts(["7", "3", "12"], "{}", ["seven", "three", "twelve"])["12"] == "twelve"
 
 
+def test_classes_of_one_name_are_spoken_without_their_labels():
+    prompts = build_prompts(["crane (134)", "crane (517)", "dog (1)", "maillot (2)", "maillot (3)"])
+    assert list(prompts.values()) == [f"a photo of a {n}" for n in ("crane", "crane", "dog (1)", "maillot", "maillot")]
+    assert build_prompts(["a (1)", "a (2)"], class_names={"a (1)": "x"})["a (1)"] == "a photo of a x"
+
+
 def test_class_names():
     assert build_prompts(["x", "y"], "{}!", Series()) == {"x": "cat!", "y": "dog!"}
     assert build_prompts(["x", "y"], "{}!", ["cat", "dog"]) == {"x": "cat!", "y": "dog!"}

@@ -83,7 +83,7 @@ def test_time_left_comes_from_the_files_of_the_last_run(fake, data, tmp_path, ca
     argv = [data, "--root", tmp_path / "set", "--num-per-class", 50]
     run(capsys, "generate", *argv, "--shard", "0/2")
     files = list((tmp_path / "set").glob("*/*.png"))
-    for age, when in [(0, "as now"), (7200, "as before it stopped 2 hours ago")]:
+    for age, when in [(0, "counted since the last pause of ten minutes"), (7200, "as before it stopped 2 hours ago")]:
         for i, file in enumerate(files):
             os.utime(file, (0, time.time() - age - 36 * i))
         left = re.search(r"time left about (\S+) (\w+) at 0.028 images a second, (.*)", run(capsys, "status", *argv)[1])

@@ -149,3 +149,38 @@ def test_tensors_need_a_transform_that_makes_them(folder, tmp_path):
     with pytest.raises(ValueError, match=r"`transform` can't be taken over .* v2.Compose\(\[v2.ToImage\(\), t\]\)"):
         made(real, tmp_path / "set")
     assert made(real, tmp_path / "set", transform=PICTURES)[0][0].shape == real[0][0].shape
+
+
+class Called(Files):
+    """Calls its transform by the name of those of image and label, as many do."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return self.transforms(image), label
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("wrap", [lambda real: real, lambda real: Subset(real, range(10))])
+def test_a_transform_of_images_that_is_called_transforms(folder, tmp_path, wrap):
+    real = Called(folder, classes=["cat", "dog"])
+    real.transforms = PICTURES
+    synthetic = made(wrap(real), tmp_path / "set")
+    assert (synthetic[0][0].shape, synthetic[9][1]) == ((3, 8, 8), 1)
+    real.transforms = v2.Compose([v2.Resize(4), v2.ToImage()])
+    assert synthetic[0][0].shape == (3, 4, 4)
+    assert made(real, tmp_path / "set", transform=v2.Compose([v2.Resize(4), v2.ToImage()]))[0][0].shape == (3, 4, 4)
+
+
+def test_a_list_that_is_called_transforms_is_told(folder, tmp_path):
+    class Listed(Called):
+        def __getitem__(self, i):
+            image, label = Files.__getitem__(self, i)
+            for step in self.transforms:
+                image = step(image)
+            return image, label
+
+    real = Listed(folder, classes=["cat", "dog"])
+    real.transforms = [v2.Resize(8), PICTURES]
+    with pytest.raises(ValueError, match="`transform` can't be taken over .* with a list in its place. Pass"):
+        made(real, tmp_path / "set")
+    assert made(real, tmp_path / "set", transform=PICTURES)[0][0].shape == (3, 8, 8)

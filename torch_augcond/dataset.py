@@ -26,7 +26,7 @@ from .progress import bar, silent, track
 from .request import Request
 from .samples import Samples
 from .sources.layers import layers
-from .sources.takeover import Takeover
+from .sources.takeover import Takeover, transform_of
 from .store.imagefile import check, load_image
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ class _Inherited:
             return self
         if self.name in dataset._own:
             return dataset._own[self.name]
-        found = [getattr(layer, self.name, None) for layer in dataset._wrapped]
-        found = [None if transform is False else transform for transform in found]
+        found = [transform_of(layer, self.name) for layer in dataset._wrapped]
         state = [*found, *(self._of_joint(getattr(layer, "transforms", None)) for layer in dataset._wrapped)]
         if not all(map(_is_same, dataset._checked.setdefault(self.name, state), state)):
             takeover = Takeover(dataset._real[0])

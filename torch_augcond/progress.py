@@ -22,15 +22,15 @@ class tqdm(_tqdm):
 tqdm.set_lock(threading.RLock())
 
 
-_LINE_SECONDS = 300.0
+_FIRST_SECONDS, _LINE_SECONDS = 10.0, 300.0
 
 
 class _Lines:
-    """A bar for a log: a line every five minutes."""
+    """A bar for a log: a line after ten seconds, then one every five minutes."""
 
     def __init__(self, **meter: Any) -> None:
         self._meter, self._done, self._begun = meter, meter["initial"], time.monotonic()
-        self._told = self._begun
+        self._next = self._begun + _FIRST_SECONDS
 
     def __enter__(self) -> "_Lines":
         return self
@@ -41,8 +41,8 @@ class _Lines:
     def update(self, n: int = 1) -> None:
         self._done += n
         now = time.monotonic()
-        if now - self._told >= _LINE_SECONDS:
-            self._told = now
+        if now >= self._next:
+            self._next = now + _LINE_SECONDS
             with suppress(OSError, ValueError):  # a full disk, a reader that is gone: no reason to stop
                 tqdm.write(tqdm.format_meter(self._done, elapsed=now - self._begun, ncols=0, **self._meter), sys.stderr)
 
@@ -62,7 +62,7 @@ class Progress(Protocol):
 
 
 def bar(total: int | None, desc: str, *, initial: int = 0, unit: str = "image") -> AbstractContextManager[Bar]:
-    """A tqdm bar on stderr; a line every five minutes if stderr is no terminal.
+    """A tqdm bar on stderr; a line after ten seconds and then every five minutes if stderr is no terminal.
 
     Example:
         >>> with bar(3, "generating") as progress:

@@ -124,7 +124,8 @@ class Request:
 
     @cached_property
     def sources(self) -> Sources:
-        return Sources.from_dataset(self.dataset, track("reading labels"))
+        is_named = self.class_names is not None or isinstance(self.prompt, Mapping)
+        return Sources.from_dataset(self.dataset, track("reading labels"), is_named)
 
     @cached_property
     def compose(self) -> Compose:

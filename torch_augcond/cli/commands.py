@@ -71,7 +71,7 @@ def verify(args: argparse.Namespace) -> int:
     store = Store(args.root)
     with suppress(ValueError):  # a damaged record of the settings is one of the files to verify
         store.recorded()
-    bad = foreign = count = 0
+    bad = foreign = images = others = 0
     total = sum(1 for pattern in (".augcond*", "*/*") for _ in store.root.glob(pattern))
     with bar(total, "verifying", unit="file") as shown:
         for path, reason in store.verify(repair=not args.dry_run):
@@ -80,9 +80,13 @@ def verify(args: argparse.Namespace) -> int:
             if reason:
                 tell(f"{path}: {reason}")
             strange = bool(reason) and reason.startswith(FOREIGN)
-            bad, foreign, count = bad + (bool(reason) and not strange), foreign + strange, count + 1
+            bad, foreign = bad + (bool(reason) and not strange), foreign + strange
+            images, others = images + (path.parent != store.root), others + (path.parent == store.root)
             shown.update(1)
-    tell(f"{count} files read, {bad} damaged or gone" + (f", {foreign} foreign" if foreign else ""))
+    tell(
+        f"{images} images and {others} other files read, {bad} damaged or gone"
+        + (f", {foreign} foreign" if foreign else "")
+    )
     if bad and not args.dry_run:
         tell(f"What is damaged is set aside in {store.aside}: run `torch-augcond generate` to make it again.")
     if foreign and not args.dry_run:

@@ -92,8 +92,9 @@ def _time_left(store: Store, missing: int) -> Iterator[str]:
     times = write_times(store)
     if speed := rate(times):
         ago = time.time() - times[-1]
-        when = "now" if ago < _PAUSE_SECONDS else f"before it stopped {duration(ago)} ago"
-        yield f"time left about {duration(missing / speed)} at {speed:.2g} images a second, as {when}"
+        when = "counted since the last pause of ten minutes"
+        when = when if ago < _PAUSE_SECONDS else f"as before it stopped {duration(ago)} ago"
+        yield f"time left about {duration(missing / speed)} at {speed:.2g} images a second, {when}"
 
 
 def write_times(store: Store) -> np.ndarray:

@@ -69,13 +69,14 @@ class Sources:
     index: np.ndarray
 
     @classmethod
-    def from_dataset(cls, dataset: Any, progress: Progress = iter) -> Self:
+    def from_dataset(cls, dataset: Any, progress: Progress = iter, is_named: bool = False) -> Self:
         """Finds images, labels and class names; reads images only where labels can't be had otherwise.
 
         Args:
             dataset: ImageFolder, DatasetFolder, any map-style dataset of (image, int label), Subsets and
                 ConcatDatasets of them. Class names: `class_to_idx`, else `classes`, else the labels as text.
             progress: wraps the indices while images are read for their labels (``tqdm``, for example).
+            is_named: whether the user gives names for the classes, so that none need be looked for.
 
         Raises:
             TypeError: not map-style, or labels that are not ints (all offenders are listed).
@@ -89,10 +90,10 @@ class Sources:
             for row, value in zip(rows.tolist(), leaf.labels(index[rows], progress), strict=True):
                 values[row] = value
         sources.labels = int_labels(values, sources.name)
-        sources.class_of = sources._merged_names(progress)
+        sources.class_of = sources._merged_names(progress, is_named)
         return sources
 
-    def _merged_names(self, progress: Progress) -> dict[int, str]:
+    def _merged_names(self, progress: Progress, is_named: bool) -> dict[int, str]:
         merged: dict[int, str] = {}
         found: list[tuple[dict[int, str], set[int]]] = []  # of parts where only a number tells which name is meant
         for leaf, rows in self.by_leaf():
@@ -104,7 +105,8 @@ class Sources:
             absent = [0] if 0 in known else [label for label in known if label > 0]
             names = class_names(leaf.named, labels, absent)
             if leaf.by_place:
-                warn_of_inner(names, layers(leaf.dataset))
+                if not is_named:
+                    warn_of_inner(names, layers(leaf.dataset))
                 found.append((names, known))
                 warn_of_nameless(names, set(labels), known)
             for label, name in names.items():

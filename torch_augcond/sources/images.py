@@ -198,7 +198,8 @@ def as_pil(value: Any, name: str) -> Image.Image:
         raise TypeError(
             f"the image of {name} must be a PIL image, a uint8 array (H, W, 1|3) or a uint8 tensor (1|3, H, W), "
             f"but got {got}. Images are read before the dataset's `transform`: give steps such as ToTensor or "
-            "Normalize as its `transform` attribute, not inside `__getitem__`."
+            "Normalize as its `transform` attribute, not inside `__getitem__`; of floats from 0 to 1 in memory, make "
+            "(images * 255).round() in uint8."
         )
     if isinstance(value, torch.Tensor):
         value = (value.movedim(0, -1) if len(shape) == 3 else value).cpu().numpy()

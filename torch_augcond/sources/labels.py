@@ -88,6 +88,8 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
     to_idx, classes = _plain(getattr(dataset, "class_to_idx", None)), _plain(getattr(dataset, "classes", None))
     if to_idx is None and classes is None and type(dataset).__module__.startswith("torchvision."):
         classes = getattr(dataset, "categories", None)  # that of Caltech101 and Caltech256
+    if to_idx is None and classes is None:
+        to_idx = _plain(getattr(getattr(dataset, "reader", None), "class_to_idx", None))  # timm's
     if names_binary(dataset):
         to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []

@@ -96,8 +96,10 @@ class RawItems:
             return None
         if self._was_missed(stands):
             return _SHARED
-        is_decided = not _is_alike(item, other) and _is_alike(item, self._copy[index])
-        return _DECIDES if is_decided else None
+        if _is_alike(item, other):
+            return None
+        again = [(item, self._copy), (other, twin)] * 3  # it may draw at random for each item, which is told otherwise
+        return _DECIDES if all(_is_alike(one, copy[index]) for one, copy in again) else None
 
     def check(self, image: Any) -> None:
         """Refuses what was made of the image that was read last, by steps that are meant for a transformed one.

@@ -1,6 +1,7 @@
 """The transforms of a dataset, which its synthetic images take over: found, and compared with what its items show."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Number
 from types import FunctionType
 from typing import Any
@@ -13,14 +14,21 @@ from ..checks import brief, warn
 from . import Sources
 from .folders import Progress
 from .labels import warn_if_exchanged
-from .layers import joint_transforms, layers, own_copy
+from .layers import joint_transforms, layers, own_copy, transforms_off
 from .readers import is_pure
 from .trials import drawn_alike
 
-__all__ = ["Takeover"]
+__all__ = ["Takeover", "transform_of"]
 
 _SCRAP = 0.3  # of the width that is seen of a real image
 _JOINT = "a joint `transforms`"
+
+
+def transform_of(dataset: Any, name: str) -> Any:
+    """Its own `transform` or `target_transform`; some call that of images `transforms`."""
+    own = getattr(dataset, name, None)
+    own = None if own is False else own
+    return joint_transforms(dataset) if own is None and name == "transform" else own
 
 
 class Takeover:
@@ -44,8 +52,7 @@ class Takeover:
         return self._transform("target_transform")
 
     def _transform(self, name: str) -> Callable | None:
-        held = [getattr(layer, name, None) for layer in layers(self._sources.dataset)]
-        given = [t for t in held if t is not None and t is not False]
+        given = [t for layer in layers(self._sources.dataset) if (t := transform_of(layer, name)) is not None]
         found = [t for k, t in enumerate(given) if not any(_is_alike(t, other) for other in given[:k])]
         if why := self._why_not(name, found):
             both = "transform=` and `target_transform" if why == _JOINT else name
@@ -55,7 +62,7 @@ class Takeover:
     def _why_not(self, name: str, found: list[Any]) -> str | None:
         """What makes it ambiguous which of these transforms goes on all images."""
         held = list(layers(self._sources.dataset))
-        if any(map(joint_transforms, held)):
+        if any(map(joint_transforms, held)) and self._takes_labels():
             return _JOINT
         if len(found) > 1:
             return f"{len(found)} different ones in its parts"
@@ -65,9 +72,20 @@ class Takeover:
             return "one on a Subset or ConcatDataset, which never applies it"
         if found:
             parts = [leaf.dataset for leaf, rows in self._sources.by_leaf() if len(rows)]
-            if not all(any(getattr(x, name, None) not in (None, False) for x in layers(part)) for part in parts):
+            if not all(any(transform_of(x, name) is not None for x in layers(part)) for part in parts):
                 return "one in only some of its parts"
         return None
+
+    def _takes_labels(self) -> bool:
+        """Whether a `transforms` may be given labels, too: not, if it is called with an image alone."""
+        for leaf, rows in self._sources.by_leaf():
+            if len(rows) and any(map(joint_transforms, layers(leaf.dataset))):
+                whole, stands = transforms_off(leaf.dataset)
+                with suppress(Exception):  # no image, say
+                    whole[int(self._sources.index[rows[0]])]
+                if stands["transforms"].is_joint or not stands["transforms"].given:
+                    return True
+        return any(joint_transforms(layer) for layer in layers(self._sources.dataset) if is_pure(layer))
 
     def check_transform(self) -> None:
         """That `transform` can be taken over; warns if items show that it isn't all that changes an image.
