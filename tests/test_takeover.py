@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from fakes import FakeGenerator, paint_folder
-from homemade import Files, made
+from homemade import Files, Holding, made
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import FakeData, ImageFolder
@@ -42,6 +42,22 @@ def test_transforms_made_by_the_same_call_are_one(folder, tmp_path):
     assert synthetic[0][0].size == (12, 12)
     both.datasets[1].transform = square()
     assert synthetic[0][0].size == (12, 12)
+
+
+class Wrapped(Holding):
+    """Two transforms, one behind the other."""
+
+    def __getitem__(self, i):
+        image, label = self.inner[i]
+        return self.transform(image), label
+
+
+def test_but_not_if_images_go_through_both(folder, tmp_path):
+    inside = ImageFolder(folder, square())
+    twice = Wrapped(inside)
+    twice.transform, twice.classes = square(), inside.classes
+    with pytest.raises(ValueError, match="2 different ones in its parts"):
+        made(twice, tmp_path / "set")
 
 
 OTHERS = {

@@ -52,8 +52,10 @@ class Takeover:
         return self._transform("target_transform")
 
     def _transform(self, name: str) -> Callable | None:
-        given = [t for layer in layers(self._sources.dataset) if (t := transform_of(layer, name)) is not None]
-        found = [t for k, t in enumerate(given) if not any(_is_alike(t, other) for other in given[:k])]
+        found = _transforms(self._sources.dataset, name)
+        in_each = [_transforms(leaf.dataset, name) for leaf, _ in self._sources.by_leaf()]
+        if all(len(own) < 2 for own in in_each) and all(_is_alike(t, found[0]) for t in found):
+            found = found[:1]  # which no image goes through twice
         if why := self._why_not(name, found):
             both = "transform=` and `target_transform" if why == _JOINT else name
             raise ValueError(f"`{name}` can't be taken over from a dataset with {why}. Pass `{both}=` explicitly.")
@@ -169,6 +171,12 @@ class Takeover:
                 )
             if change and leaf.by_place:
                 warn_if_exchanged(change, self._sources.class_of, labels.values())
+
+
+def _transforms(dataset: Any, name: str) -> list[Any]:
+    """Those of it and of what it wraps, each once."""
+    held = [transform_of(layer, name) for layer in layers(dataset)]
+    return list({id(t): t for t in held if t is not None}.values())
 
 
 def _is_alike(one: Any, other: Any) -> bool:
