@@ -89,6 +89,17 @@ def test_a_class_that_cannot_be_read_is_no_success(fake, data, tmp_path, capsys)
     assert code == 3 and "None of the real images of class 'rare' can be read" in out
 
 
+def test_preview_writes_nothing_into_a_folder_that_a_class_links_to(tmp_path, capsys):
+    photos = paint_folder(tmp_path / "photos", {"rose": 2, "lily": 2})
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "rose").symlink_to(photos / "rose")
+    (tmp_path / "train" / "lily").symlink_to(photos / "lily")
+    out = photos / "rose" / "sheet.png"
+    assert main(["preview", str(tmp_path / "train"), "--generator", "tiny", "--out", str(out)]) == 2
+    assert "--out must lie outside of the real images" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_the_parent_of_the_data_is_not_taken_in_silence(fake, data, tmp_path_factory, capsys):
     root, deep = tmp_path_factory.mktemp("sets"), tmp_path_factory.mktemp("deep")
     *_, err = run(capsys, "generate", data.parent, "--root", root / "parent", "--num-per-class", 2)

@@ -109,7 +109,9 @@ def _decode(store: Store, path: Path, repair: bool) -> str | None:
 def preview(args: argparse.Namespace) -> int:
     if Path(args.out).suffix.lower() != ".png" or Path(args.out).is_dir():
         raise UsageError(f"--out must be a file called *.png, but got {args.out!r}")
-    if Path(args.data).resolve() in Path(args.out).resolve().parents:
+    real = Path(args.data)
+    folders = [real, *filter(Path.is_dir, real.iterdir())] if real.is_dir() else []  # some may be links
+    if not {folder.resolve() for folder in folders}.isdisjoint(Path(args.out).resolve().parents):
         raise UsageError(f"--out must lie outside of the real images, but got {args.out!r} in {args.data!r}")
     generator = _loader(args)(args.generator)
     request = _request(args, generator=generator)
