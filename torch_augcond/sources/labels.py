@@ -155,6 +155,8 @@ def warn_of_unused(names: dict[int, str], known: Collection[int]) -> None:
 
 def warn_of_nameless(names: dict[int, str], labels: Collection[int], known: Collection[int]) -> None:
     """Where labels that a Subset leaves out have no name, the names may be those of labels from 1."""
+    if all(name == str(label) for label, name in names.items()):
+        return  # there are none
     if missing := sorted(label for label in known - names.keys() if label >= 0):
         first = min(labels)
         warn(
