@@ -60,7 +60,25 @@ def test_but_not_if_images_go_through_both(folder, tmp_path):
         made(twice, tmp_path / "set")
 
 
+class Size(int):
+    pass
+
+
+class Slotted:
+    __slots__ = ("size",)
+
+
+class Slots(Slotted):
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self, image):
+        return image.resize((self.size, self.size))
+
+
 OTHERS = {
+    "ints": (square(Noise(Size(3))), square(Noise(Size(4)))),
+    "slots": (Slots(3), Slots(4)),
     "sizes": (square(), v2.Compose([v2.Resize(16), v2.RandomCrop(13, padding=1)])),
     "lambdas": (square(lambda image: image), square(lambda image: image)),
     "generators": (square(Noise(random.Random(0))), square(Noise(random.Random(1)))),
@@ -185,6 +203,18 @@ def test_a_transform_of_images_that_is_called_transforms(folder, tmp_path, wrap)
     real.transforms = v2.Compose([v2.Resize(4), v2.ToImage()])
     assert synthetic[0][0].shape == (3, 4, 4)
     assert made(real, tmp_path / "set", transform=v2.Compose([v2.Resize(4), v2.ToImage()]))[0][0].shape == (3, 4, 4)
+
+
+def test_a_dataset_that_calls_both_is_told(folder, tmp_path):
+    class Both(Called):
+        def __getitem__(self, i):
+            image, label = Files.__getitem__(self, i)
+            return self.transforms(image), label
+
+    real = Both(folder, v2.Resize(8), classes=["cat", "dog"])
+    real.transforms = PICTURES
+    with pytest.raises(ValueError, match="`transform` can't be taken over .* 2 different ones"):
+        made(real, tmp_path / "set")
 
 
 def test_a_list_that_is_called_transforms_is_told(folder, tmp_path):

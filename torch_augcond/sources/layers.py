@@ -16,6 +16,7 @@ from .standins import Untouched
 
 __all__ = [
     "TRANSFORMS",
+    "attributes",
     "image_transforms_off",
     "joint_transforms",
     "layers",
@@ -50,10 +51,10 @@ def _inner(dataset: Any) -> list[Any]:
     parts = []
     if isinstance(dataset, Subset | ConcatDataset):  # they hold anything that has items
         parts = [dataset.dataset] if isinstance(dataset, Subset) else dataset.datasets
-    return [*parts, *filter(_is_dataset, _values(_attributes(dataset)))]
+    return [*parts, *filter(_is_dataset, _values(attributes(dataset)))]
 
 
-def _attributes(holder: Any) -> dict[str, Any]:
+def attributes(holder: Any) -> dict[str, Any]:
     """What an object holds itself, in its `__dict__` or in slots."""
     slots = [name for kind in type(holder).__mro__ for name in _slots(kind)]
     return {name: getattr(holder, name) for name in slots if hasattr(holder, name)} | getattr(holder, "__dict__", {})
@@ -81,7 +82,7 @@ def _is_deep(inner: list[Any]) -> bool:
     """Whether the items of a container may hold datasets: of many, (dataset, index) perhaps."""
     if len(inner) <= _MANY:
         return True
-    return any(isinstance(x, Dataset) or not TRANSFORMS.isdisjoint(_attributes(x)) for x in _held(inner[0]) or ())
+    return any(isinstance(x, Dataset) or not TRANSFORMS.isdisjoint(attributes(x)) for x in _held(inner[0]) or ())
 
 
 def _held(value: Any) -> list[Any] | None:
@@ -103,7 +104,7 @@ def _is_dataset(value: Any, above: frozenset[int] = frozenset()) -> bool:
         return True
     if not _has_items(type(value)) or callable(value) or _held(value) is not None or id(value) in above:
         return False
-    own, above = _attributes(value), above | {id(value)}
+    own, above = attributes(value), above | {id(value)}
     return not TRANSFORMS.isdisjoint(own) or any(_is_dataset(inner, above) for inner in _values(own))
 
 
@@ -159,7 +160,7 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
     if id(dataset) in made:
         return made[id(dataset)]
     made[id(dataset)] = raw = _twin(dataset)
-    for name, value in _attributes(raw).items():
+    for name, value in attributes(raw).items():
         own = careful_loader if name == "loader" and is_default(value) else _own(value, stands, made)
         if own is not value:
             _put(raw, name, own)
@@ -177,7 +178,7 @@ def _copied(dataset: Any, stands: Mapping[str, Untouched], made: dict[int, Any])
 
 
 def _put(raw: Any, name: str, value: Any) -> None:
-    """Where `_attributes` finds it, whatever its class does when it is set."""
+    """Where `attributes` finds it, whatever its class does when it is set."""
     if name in getattr(raw, "__dict__", {}):
         raw.__dict__[name] = value
     else:
@@ -195,7 +196,7 @@ def _twin(dataset: Any) -> Any:
         return copy.copy(dataset)
     if own := getattr(dataset, "__dict__", {}):
         twin.__dict__.update(own)
-    for name in _attributes(dataset).keys() - own.keys():
+    for name in attributes(dataset).keys() - own.keys():
         _put(twin, name, getattr(dataset, name))
     return twin
 

@@ -14,7 +14,7 @@ from ..checks import brief, warn
 from . import Sources
 from .folders import Progress
 from .labels import warn_if_exchanged
-from .layers import joint_transforms, layers, own_copy, transforms_off
+from .layers import attributes, joint_transforms, layers, own_copy, transforms_off
 from .readers import is_pure
 from .trials import drawn_alike
 
@@ -176,6 +176,7 @@ class Takeover:
 def _transforms(dataset: Any, name: str) -> list[Any]:
     """Those of it and of what it wraps, each once."""
     held = [transform_of(layer, name) for layer in layers(dataset)]
+    held += [joint_transforms(layer) for layer in layers(dataset) if name == "transform"]  # one may have both
     return list({id(t): t for t in held if t is not None}.values())
 
 
@@ -189,10 +190,13 @@ def _is_alike(one: Any, other: Any) -> bool:
         return list(one) == list(other) and all(map(_is_alike, one.values(), other.values()))
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_is_alike, one, other))
-    is_plain = all(getattr(type(one), name) is getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
+    # An int of a subclass, or a generator of random numbers, is more than its attributes.
+    is_plain = all(
+        getattr(type(one), name) is getattr(object, name) for name in ("__eq__", "__reduce__", "__reduce_ex__")
+    )
     try:
-        return _is_alike(vars(one), vars(other)) if is_plain and hasattr(one, "__dict__") else bool(one == other)
-    except RecursionError:  # it holds itself
+        return _is_alike(attributes(one), attributes(other)) if is_plain else bool(one == other)
+    except Exception:  # it holds itself, say
         return False
 
 
