@@ -77,6 +77,7 @@ class Slots(Slotted):
 
 
 OTHERS = {
+    "drawing": (square(Noise(torch.Generator())), square(Noise(torch.Generator().manual_seed(1)))),
     "ints": (square(Noise(Size(3))), square(Noise(Size(4)))),
     "slots": (Slots(3), Slots(4)),
     "sizes": (square(), v2.Compose([v2.Resize(16), v2.RandomCrop(13, padding=1)])),

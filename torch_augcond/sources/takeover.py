@@ -191,11 +191,12 @@ def _is_alike(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_is_alike, one, other))
     # An int of a subclass, or a generator of random numbers, is more than its attributes.
-    is_plain = all(
-        getattr(type(one), name) is getattr(object, name) for name in ("__eq__", "__reduce__", "__reduce_ex__")
-    )
+    methods, own = ("__eq__", "__reduce__", "__reduce_ex__"), attributes(one)
+    is_plain = all(getattr(type(one), name) is getattr(object, name) for name in methods)
     try:
-        return _is_alike(attributes(one), attributes(other)) if is_plain else bool(one == other)
+        return (
+            _is_alike(own, attributes(other)) if is_plain and (own or hasattr(one, "__dict__")) else bool(one == other)
+        )
     except Exception:  # it holds itself, say
         return False
 
