@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,22 @@ def test_a_file_system_that_ignores_case_is_found_out(tmp_path, monkeypatch):
     (tmp_path / "Cat").symlink_to("cat")
     with pytest.raises(ValueError, match="`root` must tell class names apart, but .* takes 'cat' for 'Cat'"):
         disk.make_folder(tmp_path / "cat")
+
+
+def test_a_file_system_that_ignores_case_is_found_out_by_other_numbers_too(tmp_path, monkeypatch):
+    """As exFAT by FUSE: "cat" and "Cat" are one folder, and have an inode number each."""
+    (tmp_path / "Cat").mkdir()
+    disk.make_folder(tmp_path / "cat")
+    disk.make_folder(tmp_path / "cat")  # another folder
+    (tmp_path / "cat").rmdir()
+    found = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: found(path) or found(str(path).lower()))
+    monkeypatch.setattr(Path, "mkdir", lambda folder: (_ for _ in ()).throw(FileExistsError()))
+    monkeypatch.setattr(Path, "lstat", lambda folder, lstat=Path.lstat: lstat(folder.with_name("Cat")))
+    monkeypatch.setattr(Path, "samefile", lambda folder, other: False)
+    with pytest.raises(ValueError, match="`root` must tell class names apart, but .* takes 'cat' for 'Cat'"):
+        disk.make_folder(tmp_path / "cat")
+    assert os.listdir(tmp_path) == ["Cat"]
 
 
 def test_reads_regular_files_only(tmp_path):

@@ -141,7 +141,7 @@ def make_folder(folder: Path) -> None:
             if not stat.S_ISDIR(folder.lstat().st_mode):
                 raise ValueError(f"a class folder must not be a link or a file, but {folder} is. Remove it.") from None
             for name in os.listdir(folder.parent):  # that it lacks ours proves nothing: it may lag behind other writers
-                if _differ_in_case(name, folder.name) and folder.samefile(folder.parent / name):
+                if _differ_in_case(name, folder.name) and _is_one(folder, folder.parent / name):
                     raise ValueError(
                         f"`root` must tell class names apart, but its file system takes {folder.name!r} for {name!r}. "
                         "Choose a `root` on another file system, or rename the class."
@@ -167,6 +167,21 @@ def make_aside(folder: Path, aside: Path) -> None:
 
 def _differ_in_case(one: str, other: str) -> bool:
     return one != other and one.casefold() == other.casefold()
+
+
+def _is_one(folder: Path, other: Path) -> bool:
+    """Whether two names that differ in case lead to one folder; exFAT by FUSE has a number for each of them."""
+    return folder.samefile(other) or (folder.name.lower() == other.name.lower() and _ignores_case(folder.parent))
+
+
+def _ignores_case(root: Path) -> bool:
+    probe = temp_path(root)
+    try:
+        probe.touch(exist_ok=False)
+        return os.path.lexists(root / probe.name.upper())
+    finally:
+        with suppress(OSError):
+            probe.unlink()
 
 
 def publish(data: bytes, path: Path, root: Path, *, replace: bool = True, sync: bool = True) -> None:
