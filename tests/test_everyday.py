@@ -11,7 +11,7 @@ import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from homemade import Files, Holding, made
 from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
 from torchvision.datasets import Caltech256, ImageFolder, ImageNet
 from torchvision.transforms import v2
 
@@ -78,6 +78,32 @@ def test_names_of_a_dataset_inside_are_else_mentioned(folder, tmp_path, loader):
     told = r"no `classes`, but the ImageFolder in it calls them 'cat', 'dog'. If they are meant, set `classes`"
     with pytest.warns(UserWarning, match=told):
         made(Transformed(real, exchanged=not loader), tmp_path / "set")
+
+
+class Merged(Holding):
+    """Classes of a folder, of which all but the first are one."""
+
+    def __init__(self, inner):
+        self.inner, self.targets = inner, [min(label, 1) for label in inner.targets]
+
+    def __getitem__(self, i):
+        return self.inner[i][0], self.targets[i]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_classes_that_are_merged_do_not_get_the_name_of_one(tmp_path, seed):
+    folder = paint_folder(tmp_path / "real", {"healthy": 9, "mild": 4, "severe": 4})
+    part, _ = random_split(Merged(ImageFolder(folder)), [14, 3], torch.Generator().manual_seed(seed))
+    with pytest.warns(UserWarning, match="class names such as '0', '1' hold numbers"):
+        assert made(part, tmp_path / "set").classes == ["0", "1"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_some_classes_of_a_folder_keep_their_names(tmp_path):
+    folder = paint_folder(tmp_path / "real", {"cat": 3, "dog": 3, "eel": 3})
+    real = Transformed(Subset(ImageFolder(folder), range(6)))
+    real.targets = [0] * 3 + [1] * 3
+    assert made(real, tmp_path / "set").classes == ["cat", "dog", "eel"]
 
 
 class Few(Holding):

@@ -1,8 +1,11 @@
 """The text of each class."""
 
+import pickle
+
 import pytest
 
 from torch_augcond.plan.prompts import build_prompts
+from torch_augcond.sources.labels import unique
 
 
 def test_template_dict_and_function():
@@ -34,9 +37,13 @@ def test_class_names_of_numbers_in_an_order_of_their_own():
 
 
 def test_classes_of_one_name_are_spoken_without_their_labels():
-    prompts = build_prompts(["crane (134)", "crane (517)", "dog (1)", "maillot (2)", "maillot (3)"])
-    assert list(prompts.values()) == [f"a photo of a {n}" for n in ("crane", "crane", "dog (1)", "maillot", "maillot")]
-    assert build_prompts(["a (1)", "a (2)"], class_names={"a (1)": "x"})["a (1)"] == "a photo of a x"
+    names = ["dog (1)", "big_crane", "big_crane", "euro (3)", "euro (5)", "a", "a"]
+    classes = list(unique(dict(enumerate(names))).values())
+    assert classes[1:4] == ["big_crane (1)", "big_crane (2)", "euro (3)"]
+    texts = ["dog (1)", "big crane", "big crane", "euro (3)", "euro (5)", "a", "a"]
+    assert list(build_prompts(classes).values()) == [f"a photo of a {text}" for text in texts]
+    assert list(build_prompts(pickle.loads(pickle.dumps(classes)), "{}").values()) == texts
+    assert build_prompts(classes, class_names={"a (5)": "x"})["a (5)"] == "a photo of a x"
 
 
 def test_class_names():

@@ -1,8 +1,11 @@
 """Transforms that synthetic images take over from a dataset, and what they make of its images and of synthetic ones."""
 
+import pickle
 import random
 import warnings
+from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 import torch
 from fakes import FakeGenerator, paint_folder
@@ -44,6 +47,12 @@ def test_transforms_made_by_the_same_call_are_one(folder, tmp_path):
     assert synthetic[0][0].size == (12, 12)
 
 
+def test_transforms_of_one_state_are_one_whatever_holds_it(folder, tmp_path):
+    held = [(Slots(3), Size(4), Steps([1, {2: None}], True), Flip(3, True), np.zeros(2), 0.5, (1, "a"))] * 2
+    both = [ImageFolder(folder, square(Noise(pickle.loads(pickle.dumps(one))))) for one in held]
+    assert made(both[0] + both[1], tmp_path / "set")[0][0].size == (12, 12)
+
+
 class Wrapped(Holding):
     """Two transforms, one behind the other."""
 
@@ -76,7 +85,28 @@ class Slots(Slotted):
         return image.resize((self.size, self.size))
 
 
+class Steps(list):
+    """As imgaug's are."""
+
+    def __init__(self, steps, grey):
+        super().__init__(steps)
+        self.grey = grey
+
+
+@dataclass
+class Flip:
+    size: int
+    flip: bool = field(compare=False)
+
+    def __call__(self, image):
+        return image
+
+
 OTHERS = {
+    "attributes of a list": (square(Noise(Steps([], False))), square(Noise(Steps([], True)))),
+    "items of a list": (square(Noise(Steps([1], True))), square(Noise(Steps([2], True)))),
+    "fields that don't count": (Flip(3, False), Flip(3, True)),
+    "dtypes": (square(Noise(torch.zeros(2))), square(Noise(torch.zeros(2, dtype=torch.int64)))),
     "drawing": (square(Noise(torch.Generator())), square(Noise(torch.Generator().manual_seed(1)))),
     "ints": (square(Noise(Size(3))), square(Noise(Size(4)))),
     "slots": (Slots(3), Slots(4)),

@@ -1,7 +1,6 @@
 """The text of each class."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,8 +35,8 @@ def build_prompts(
     """
     given = _given_names(classes, class_names)
     names = {name: given.get(name, name) for name in classes}
-    spoken = {name: given.get(name, name.replace("_", " ")) for name in classes}
-    spoken |= {name: base for name, base in _without_numbers(spoken).items() if name not in given}
+    # Of two classes of one name, ImageNet's "crane (134)" and "crane (517)", the label isn't spoken.
+    spoken = {name: given.get(name, getattr(name, "spoken", name).replace("_", " ")) for name in classes}
     if isinstance(prompt, Mapping):
         if class_names is not None:
             raise ValueError(
@@ -92,13 +91,6 @@ def _check_order(classes: Sequence[str], names: Sequence[str]) -> None:
             f"`class_names` must be a dict for classes whose numbers are sorted as text: of a list, {classes[place]!r} "
             f"would be {names[place]!r}. Give {{{classes[0]!r}: …, {classes[1]!r}: …}}."
         )
-
-
-def _without_numbers(spoken: Mapping[str, str]) -> dict[str, str]:
-    """Of "crane (134)" and "crane (517)", which differ by their labels alone, "crane"."""
-    bases = {name: re.sub(r" \(\d+\)$", "", text) for name, text in spoken.items()}
-    count = Counter(bases.values())
-    return {name: base for name, base in bases.items() if count[base] > 1}
 
 
 def _by_number(name: str) -> list[Any]:

@@ -267,7 +267,19 @@ def _joined(class_to_idx: dict[str, int]) -> dict[int, tuple[str, ...]]:
     return {label: tuple(several) for label, several in names.items()}
 
 
+class Numbered(str):
+    """A name that several classes have, with its label behind it; `spoken` is the name alone."""
+
+    spoken: str
+
+
 def unique(names: dict[int, str]) -> dict[int, str]:
     """ImageNet has two cranes: names that occur twice get their label behind them."""
     count = Counter(names.values())
-    return {k: name if count[name] == 1 else f"{name} ({k})" for k, name in names.items()}
+    return {label: name if count[name] == 1 else _numbered(name, label) for label, name in names.items()}
+
+
+def _numbered(name: str, label: int) -> Numbered:
+    numbered = Numbered(f"{name} ({label})")
+    numbered.spoken = getattr(name, "spoken", name)
+    return numbered

@@ -1,7 +1,7 @@
 """The readers under a dataset: what lies beneath Subsets, ConcatDatasets and transforms, and its labels and names."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -124,7 +124,7 @@ class _Items:
         if labels is None:
             labels = [self._label(i) for i in progress(indices.tolist())]
             self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
-        self.named = self.dataset if self._named() else self._named_folder(indices, labels)
+        self.named = self.dataset if self._named() else self._named_folder(indices, labels, progress)
         self.by_place = self.named is self.dataset and not self._are_of_folders(indices, labels)
         return labels
 
@@ -142,16 +142,26 @@ class _Items:
             self._warn_of_names(name, values, seen)
         return None
 
-    def _named_folder(self, indices: np.ndarray, labels: Sequence[Any]) -> Any:
-        """The image folder it reads, if what was read of each label lies in the class folder of that label there."""
+    def _named_folder(self, indices: np.ndarray, labels: Sequence[Any], progress: Progress) -> Any:
+        """The image folder it reads, if what was read of each label lies in the class folder of that label there.
+
+        Fewer labels than class folders may stand for several of these each: then all items are read.
+        """
         first = {as_label(label): i for i, label in zip(indices.tolist(), labels, strict=True)}
         for folder in self._folders:
+            label_of = label_of_folder(folder)
             for label in first.keys() - self._lie_in.keys():
                 self._label(first[label])
-            label_of = label_of_folder(folder)
-            if all({label_of.get(name) for name in self._lie_in.get(label, [None])} == {label} for label in first):
+            if self.believed and first.keys() != set(label_of.values()) and self._lie_as(label_of, first):
+                for i in progress(indices.tolist()):
+                    self._label(i)
+            if self._lie_as(label_of, first):
                 return folder
         return self.dataset
+
+    def _lie_as(self, label_of: Mapping[str, int], labels: Iterable[Any]) -> bool:
+        """Whether the folders that files of each label were seen in are that of this label alone."""
+        return all({label_of.get(name) for name in self._lie_in.get(label, [None])} == {label} for label in labels)
 
     def _are_of_folders(self, indices: np.ndarray, labels: Sequence[Any]) -> bool:
         """Whether each label is that of the folder which the file lies in."""

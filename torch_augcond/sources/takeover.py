@@ -1,6 +1,6 @@
 """The transforms of a dataset, which its synthetic images take over: found, and compared with what its items show."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from numbers import Number
 from types import FunctionType
@@ -14,7 +14,7 @@ from ..checks import brief, warn
 from . import Sources
 from .folders import Progress
 from .labels import warn_if_exchanged
-from .layers import attributes, joint_transforms, layers, own_copy, transforms_off
+from .layers import joint_transforms, layers, own_copy, transforms_off
 from .readers import is_pure
 from .trials import drawn_alike
 
@@ -181,24 +181,25 @@ def _transforms(dataset: Any, name: str) -> list[Any]:
 
 
 def _is_alike(one: Any, other: Any) -> bool:
-    """Whether two transforms are one, or of one class and with attributes that are alike: made by the same call."""
+    """Whether two transforms are one, or of one class and hold the same, as pickle sees it: made by the same call."""
     if one is other or type(one) is not type(other) or isinstance(one, FunctionType | type):
         return one is other
     if isinstance(one, torch.Tensor | np.ndarray):
-        return one.shape == other.shape and bool((one == other).all())
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(map(_is_alike, one.values(), other.values()))
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_is_alike, one, other))
-    # An int of a subclass, or a generator of random numbers, is more than its attributes.
-    methods, own = ("__eq__", "__reduce__", "__reduce_ex__"), attributes(one)
-    is_plain = all(getattr(type(one), name) is getattr(object, name) for name in methods)
+        return (one.dtype, one.shape) == (other.dtype, other.shape) and bool((one == other).all())
+    if type(one) in (int, float, complex, str, bytes):
+        return one == other
     try:
-        return (
-            _is_alike(own, attributes(other)) if is_plain and (own or hasattr(one, "__dict__")) else bool(one == other)
-        )
-    except Exception:  # it holds itself, say
+        ours, theirs = map(_held, (one, other))
+        return len(ours) == len(theirs) and all(map(_is_alike, ours, theirs))
+    except Exception:  # it can't be pickled, or holds itself
         return False
+
+
+def _held(thing: Any) -> list[Any]:
+    """What makes it again: its class, attributes, slots, items and, of a subclass of int, say, its value."""
+    if type(thing) is tuple:
+        return list(thing)
+    return [tuple(part) if isinstance(part, Iterator) else part for part in thing.__reduce_ex__(2)]
 
 
 def _kind_of(value: Any) -> str:
