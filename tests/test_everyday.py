@@ -11,7 +11,7 @@ import torch
 from fakes import FakeGenerator, ToFloat, paint_folder
 from homemade import Files, Holding, made
 from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, Subset, random_split
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import Caltech256, ImageFolder, ImageNet
 from torchvision.transforms import v2
 
@@ -26,10 +26,6 @@ PICTURES = v2.Compose([v2.ToImage(), TENSORS])
 @pytest.fixture
 def folder(tmp_path):
     return paint_folder(tmp_path / "real", {"cat": 5, "dog": 5})
-
-
-def grey(path):
-    return Image.open(path).convert("L")
 
 
 def test_a_folder_that_is_gone_through_several_times_an_epoch(folder, tmp_path):
@@ -48,62 +44,6 @@ def test_one_default_root_for_a_number_however_it_is_written(folder, tmp_path, m
     scales = (3, 3.0, np.float32(3), np.int64(3))
     assert len({made(ImageFolder(folder), None, guidance_scale=scale).root for scale in scales}) == 1
     assert made(ImageFolder(folder), None, guidance_scale=2).root != made(ImageFolder(folder), None).root
-
-
-class Transformed(Holding):
-    """What one writes to give the parts of a split transforms of their own."""
-
-    def __init__(self, inner, exchanged=False):
-        self.inner, self.exchanged = inner, exchanged
-
-    def __getitem__(self, i):
-        image, label = self.inner[i]
-        return image, 1 - label if self.exchanged else label
-
-
-@pytest.mark.parametrize("listed", [False, True])
-@pytest.mark.filterwarnings("error")
-def test_names_of_a_folder_inside_are_taken_where_its_files_show_them(folder, tmp_path, listed):
-    real = Transformed(Subset(ImageFolder(folder), range(1, 10)))
-    if listed:
-        real.targets = [0] * 4 + [1] * 5
-    synthetic = made(real, tmp_path / "set")
-    assert synthetic.classes == ["cat", "dog"]
-    assert [synthetic.provenance(i)["prompt"][-3:] for i in (0, -1)] == ["cat", "dog"]
-
-
-@pytest.mark.parametrize("loader", [None, grey])
-def test_names_of_a_dataset_inside_are_else_mentioned(folder, tmp_path, loader):
-    real = ImageFolder(folder, loader=loader) if loader else ImageFolder(folder)
-    told = r"no `classes`, but the ImageFolder in it calls them 'cat', 'dog'. If they are meant, set `classes`"
-    with pytest.warns(UserWarning, match=told):
-        made(Transformed(real, exchanged=not loader), tmp_path / "set")
-
-
-class Merged(Holding):
-    """Classes of a folder, of which all but the first are one."""
-
-    def __init__(self, inner):
-        self.inner, self.targets = inner, [min(label, 1) for label in inner.targets]
-
-    def __getitem__(self, i):
-        return self.inner[i][0], self.targets[i]
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_classes_that_are_merged_do_not_get_the_name_of_one(tmp_path, seed):
-    folder = paint_folder(tmp_path / "real", {"healthy": 9, "mild": 4, "severe": 4})
-    part, _ = random_split(Merged(ImageFolder(folder)), [14, 3], torch.Generator().manual_seed(seed))
-    with pytest.warns(UserWarning, match="class names such as '0', '1' hold numbers"):
-        assert made(part, tmp_path / "set").classes == ["0", "1"]
-
-
-@pytest.mark.filterwarnings("error")
-def test_some_classes_of_a_folder_keep_their_names(tmp_path):
-    folder = paint_folder(tmp_path / "real", {"cat": 3, "dog": 3, "eel": 3})
-    real = Transformed(Subset(ImageFolder(folder), range(6)))
-    real.targets = [0] * 3 + [1] * 3
-    assert made(real, tmp_path / "set").classes == ["cat", "dog", "eel"]
 
 
 class Few(Holding):
@@ -316,9 +256,13 @@ def test_files_from_a_folder_below_one_that_is_called_like_a_class(folder, tmp_p
     assert len(made(real, tmp_path / "set")) == 12
 
 
-def test_a_set_read_as_a_plain_folder_is_synthetic(folder, tmp_path):
-    real = ImageFolder(folder)
-    train = real + made(real, tmp_path / "a") + ImageFolder(made(real, tmp_path / "b").root)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_set_read_as_a_plain_folder_is_synthetic(folder, tmp_path, is_whole):
+    real, other = ImageFolder(folder), tmp_path / "b"
+    made(real, other)
+    if not is_whole:  # `cp other/* there` leaves them
+        (other / ".augcond.json").unlink()
+    train = real + made(real, tmp_path / "a") + ImageFolder(other)
     assert sum(i < len(real) for i in MixedRealSyntheticSampler(train)) == len(real) == len(train) / 3
 
 

@@ -169,6 +169,24 @@ def test_a_step_that_commutes_with_the_transform(folder, tmp_path):
         made(Greyed(Files(folder, RandomCrop(9))), tmp_path / "set")
 
 
+class Noise:
+    """Of a generator of its own."""
+
+    def __init__(self):
+        self.generator = np.random.default_rng()
+
+    def __call__(self, image):
+        image = np.asarray(image.resize((8, 8)))
+        return Image.fromarray(image // 2 + self.generator.integers(9, size=image.shape, dtype=np.uint8))
+
+
+def test_a_step_behind_numbers_that_cannot_be_drawn_again(folder, tmp_path):
+    with warnings.catch_warnings(action="error"):
+        made(Files(folder, Compose([Noise(), ToFloat()])), tmp_path / "fine")
+    with pytest.warns(UserWarning, match="has another image than its `transform` makes of the raw one"):
+        made(Greyed(Files(folder, Noise())), tmp_path / "set")
+
+
 class Drawing(Twice):
     """Draws another item, for a contrastive loss, before it reads one."""
 

@@ -1,6 +1,7 @@
 """What tells a set and its image files from photographs."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from PIL import Image
@@ -23,6 +24,15 @@ def is_synthetic(image: Image.Image | bytes) -> bool:
 
 
 def reads_set(dataset: Any) -> bool:
-    """Whether it reads the images of a set as a plain folder; one of real images may have no `root`."""
-    root = getattr(dataset, "root", None) if isinstance(dataset, DatasetFolder) else None
-    return root is not None and os.path.exists(os.path.join(root, CONFIG))
+    """Whether it reads the images of a set as a plain folder, perhaps a copy without the dot-files."""
+    if not isinstance(dataset, DatasetFolder):
+        return False
+    root = getattr(dataset, "root", None)  # one of real images may have none
+    if root is not None and os.path.exists(os.path.join(root, CONFIG)):
+        return True
+    with suppress(OSError, LookupError, TypeError, ValueError):  # its list may be of any kind
+        first = next(iter(dataset.samples), [""])[0]
+        if os.path.isfile(first):
+            with open(first, "rb") as file:
+                return is_synthetic(file.read(64))
+    return False

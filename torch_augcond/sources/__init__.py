@@ -23,7 +23,6 @@ from .images import (
 )
 from .labels import (
     check_same_names,
-    class_names,
     int_labels,
     is_int,
     unique,
@@ -103,7 +102,7 @@ class Sources:
             known = labels if is_whole else leaf.known_labels(progress, must_read=0 not in labels)
             known = {int(label) for label in known if is_int(label)}
             absent = [0] if 0 in known else [label for label in known if label > 0]
-            names = class_names(leaf.named, labels, absent)
+            names = leaf.class_names(labels, absent)
             if leaf.by_place:
                 if not is_named:
                     warn_of_inner(names, layers(leaf.dataset))

@@ -26,6 +26,7 @@ from .images import (
     open_image,
     to_rgb,
 )
+from .labels import class_names
 from .loaders import is_default, is_named, what_loads
 from .trials import check_takes_images
 
@@ -126,8 +127,11 @@ class Folder:
                 "`loader` must give red, green and blue in this order, but OpenCV's gives blue first. Use one such as "
                 "lambda path: cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)."
             )
-        self.dataset = self.named = dataset
+        self.dataset = dataset
         self.samples = [pair if type(pair) is tuple else tuple(pair) for pair in dataset.samples]
+
+    def class_names(self, labels: Sequence[int], absent: Sequence[int]) -> dict[int, str]:
+        return class_names(self.dataset, labels, absent)
 
     def path(self, index: int) -> str | None:
         return os.fspath(self.samples[index][0])

@@ -98,7 +98,7 @@ class RawItems:
             return _SHARED
         if _is_alike(item, other):
             return None
-        again = [(item, self._copy), (other, twin)] * 3  # it may draw at random for each item, which is told otherwise
+        again = [(item, self._copy), (other, twin)] * 15  # it may draw at random for each item, which is told otherwise
         return _DECIDES if all(_is_alike(one, copy[index]) for one, copy in again) else None
 
     def check(self, image: Any) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -21,7 +22,7 @@ from .folders import (
     labelled_folders,
 )
 from .images import DigestCache, hash_bytes
-from .labels import as_label, is_int, names_binary
+from .labels import as_label, class_names, is_int, names_binary
 from .layers import image_transforms_off, layers, own_copy
 from .loaders import take_opened
 from .raw import NotRaw, RawItems
@@ -32,6 +33,7 @@ __all__ = ["flatten", "is_pure"]
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
 _TRIALS = 7  # after which a transform that draws numbers of its own is hardly taken for one that doesn't
 _SAMPLE = 64
+_NAMES = ("class_to_idx", "classes", "reader.class_to_idx")  # the last one is timm's
 _TARGETS = ("targets", "labels", "_labels")
 
 
@@ -47,7 +49,8 @@ class _Items:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.raw = RawItems(dataset)
-        self.named = dataset  # what holds the names of the labels
+        self._named_by = dataset  # what holds the names of the labels
+        self._present: set[int | None] = set()  # where that is an image folder inside: labels that are known to occur
         self.believed: tuple[str, Sequence[Any]] | None = None  # `targets`, say, and what it holds
         self._said: dict[int, int | None] = {}  # the labels that were read
         self.contradicted: dict[int, str] = {}
@@ -124,8 +127,9 @@ class _Items:
         if labels is None:
             labels = [self._label(i) for i in progress(indices.tolist())]
             self._said = dict(zip(indices.tolist(), map(as_label, labels), strict=True))
-        self.named = self.dataset if self._named() else self._named_folder(indices, labels, progress)
-        self.by_place = self.named is self.dataset and not self._are_of_folders(indices, labels)
+        if not self._named():
+            self._take_names_of_folder(indices, labels, progress)
+        self.by_place = self._named_by is self.dataset and not self._are_of_folders(indices, labels)
         return labels
 
     def _listed(self, indices: np.ndarray) -> list[Any] | None:
@@ -142,22 +146,28 @@ class _Items:
             self._warn_of_names(name, values, seen)
         return None
 
-    def _named_folder(self, indices: np.ndarray, labels: Sequence[Any], progress: Progress) -> Any:
-        """The image folder it reads, if what was read of each label lies in the class folder of that label there.
+    def class_names(self, labels: Sequence[int], absent: Sequence[int]) -> dict[int, str]:
+        names = class_names(self._named_by, labels, absent)
+        is_own = self._named_by is self.dataset
+        return {label: name for label, name in names.items() if is_own or label in self._present}
 
-        Fewer labels than class folders may stand for several of these each: then all items are read.
+    def _take_names_of_folder(self, indices: np.ndarray, labels: Sequence[Any], progress: Progress) -> None:
+        """Of the image folder it reads, if all files of each label lie in the class folder of that label there.
+
+        Some items that a Subset leaves out are looked at, too: labels may be others' for several class folders each.
         """
-        first = {as_label(label): i for i, label in zip(indices.tolist(), labels, strict=True)}
+        known = set(map(as_label, labels))
         for folder in self._folders:
             label_of = label_of_folder(folder)
-            for label in first.keys() - self._lie_in.keys():
-                self._label(first[label])
-            if self.believed and first.keys() != set(label_of.values()) and self._lie_as(label_of, first):
-                for i in progress(indices.tolist()):
-                    self._label(i)
-            if self._lie_as(label_of, first):
-                return folder
-        return self.dataset
+            if not self._lie_as(label_of, self._lie_in):
+                continue
+            for i in progress(sorted({*_spread(len(self.dataset)), *(indices.tolist() if self.believed else [])})):
+                self._label(i)
+            if self._lie_as(label_of, known | self._lie_in.keys()):
+                self._named_by = folder
+                self._present = known | self._lie_in.keys()
+                self._present |= set(map(as_label, self.believed[1] if self.believed else ()))
+                return
 
     def _lie_as(self, label_of: Mapping[str, int], labels: Iterable[Any]) -> bool:
         """Whether the folders that files of each label were seen in are that of this label alone."""
@@ -179,9 +189,8 @@ class _Items:
         if self.believed or not self._named():
             return self.believed[1] if self.believed else ()
         is_torchvisions = getattr(type(self.dataset).__getitem__, "__module__", "").startswith("torchvision.")
-        count = len(self.dataset)
-        some = np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
-        places = range(count) if must_read and not is_torchvisions else some  # torchvision's labels count from 0
+        everywhere = must_read and not is_torchvisions  # torchvision's labels count from 0
+        places = range(len(self.dataset)) if everywhere else _spread(len(self.dataset))
         return [as_label(self._label(i)) for i in progress(places)]
 
     def is_joint(self, indices: np.ndarray) -> bool:
@@ -194,19 +203,22 @@ class _Items:
                 whole[i]
         return stand.is_joint
 
-    def _named(self) -> list[str]:
-        return [name for name in ("class_to_idx", "classes") if hasattr(getattr(self.dataset, name, None), "__len__")]
+    def _named(self) -> dict[str, Any]:
+        """Its attributes that hold names, as `class_names` finds them."""
+        found = {name: reduce(lambda of, at: getattr(of, at, None), name.split("."), self.dataset) for name in _NAMES}
+        return {name: names for name, names in found.items() if hasattr(names, "__len__")}
 
     def _warn_of_names(self, where: str, targets: Sequence[Any], seen: Mapping[int, int]) -> None:
         """Items that contradict labels with a name may mean something else by theirs: prompts are made of names."""
         named = self._named()
         if not named or names_binary(self.dataset):
             return
-        if all(is_int(targets[i]) and targets[i] < len(getattr(self.dataset, named[0])) for i in seen):
+        where_named, names = next(iter(named.items()))
+        if all(is_int(targets[i]) and targets[i] < len(names) for i in seen):
             first = next(i for i, label in seen.items() if int(targets[i]) != label)
             warn(
                 f"`{where}` says {targets[first]} and the item {seen[first]} at index {first}: labels are read from "
-                f"the items. Names are still those of `{named[0]}`: give others if the labels mean something else."
+                f"the items. Names are still those of `{where_named}`: give others if the labels mean something else."
             )
 
     def another_label(self, labels: Mapping[int, int], change: Callable[[int], Any], progress: Progress) -> str | None:
@@ -240,8 +252,7 @@ class _Items:
     def _is_changed_otherwise(self, i: int, whole: Any, change: Callable[[Any], Any]) -> bool:
         try:
             image = drawn_alike(lambda: whole[i][0], i)
-            if not all(_is_same(image, drawn_alike(lambda: whole[i][0], i)) for _ in range(_TRIALS)):
-                return False
+            is_drawn_alike = all(_is_same(image, drawn_alike(lambda: whole[i][0], i)) for _ in range(_TRIALS))
         except Exception:  # no image, say: nothing is known of it
             return False
         try:
@@ -252,6 +263,8 @@ class _Items:
             return True
         if self.raw.is_changed_behind(raw):
             return True
+        if not is_drawn_alike:
+            return False
         check_takes_images(change, raw)
         with suppress(Exception):  # it is given something else by the dataset
             # The dataset may draw numbers of its own before its transform does.
@@ -277,6 +290,10 @@ class _Items:
 def _is_same(image: Any, other: Any) -> bool:
     one, two = np.asarray(image), np.asarray(other)
     return one.shape == two.shape and bool(np.all(one == two))
+
+
+def _spread(count: int) -> list[int]:
+    return np.unique(np.linspace(0, count - 1, _SAMPLE).astype(int)).tolist()
 
 
 def _probes(indices: np.ndarray) -> set[int]:
