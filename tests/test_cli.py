@@ -161,6 +161,15 @@ def test_preview_draws_every_variant(fake, data, tmp_path, capsys):
     assert fake.prompted == 2 and len(fake.loaded) == 1
 
 
+def test_a_sheet_is_no_real_image_wherever_it_lies(fake, data, tmp_path, capsys):
+    (tmp_path / "more").mkdir()
+    (data / "cat" / "more").symlink_to(tmp_path / "more")
+    assert run(capsys, "preview", data, "--out", tmp_path / "more" / "sheet.png", "--variants", "real")[0] == 0
+    assert (tmp_path / "more" / "sheet.png").exists()
+    err = run(capsys, "generate", data, "--root", tmp_path / "set", "--num-per-image", 1, "--max-failures", 1)[2]
+    assert "synthetic" in err and "sheet.png" in err
+
+
 def test_preview_pictures_are_those_of_the_set(fake, data, tmp_path, capsys):
     """What the sheet shows for `real` is what a set made with the same options holds."""
     run(capsys, "preview", data, "--out", tmp_path / "p.png", "--rows", 1, "--variants", "real")

@@ -1,8 +1,10 @@
 """What people have in their training scripts every day, and what they are told about it."""
 
+import shutil
 import sys
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -254,6 +256,14 @@ def test_files_from_a_folder_below_one_that_is_called_like_a_class(folder, tmp_p
     real, other = ImageFolder(folder), ImageFolder(paint_folder(tmp_path / "cat" / "more", {"dog": 2, "eel": 2}))
     real.samples = real.samples + [(path, 1) for path, label in other.samples if label == 0]
     assert len(made(real, tmp_path / "set")) == 12
+
+
+def test_one_synthetic_image_among_real_ones_makes_no_set_of_them(folder, tmp_path):
+    synthetic = made(ImageFolder(folder), tmp_path / "set")
+    shutil.copy(synthetic.samples[0][0], folder / "cat" / "!.png")
+    real = ImageFolder(folder)
+    assert Path(real.samples[0][0]).name == "!.png"
+    MixedRealSyntheticSampler(real + synthetic)  # real images are there
 
 
 @pytest.mark.parametrize("is_whole", [True, False])

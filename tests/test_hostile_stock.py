@@ -14,6 +14,7 @@ from torch_augcond import AugConditionedSynthetic
 from torch_augcond.cli import main
 from torch_augcond.sources import Sources, UnreadableImage
 from torch_augcond.store import Store, disk, records
+from torch_augcond.store.names import aside_of
 from torch_augcond.store.records import Stock
 
 
@@ -219,6 +220,22 @@ def test_one_process_tries_again_what_was_made_and_damaged(real, tmp_path, monke
     assert len(synthetic) == 6
     Path(synthetic.samples[0][0]).unlink()
     assert len(AugConditionedSynthetic(ImageFolder(real), **options)) == 6
+
+
+def test_nothing_is_set_aside_on_the_disk_of_a_container(real, tmp_path, monkeypatch):
+    """The root is a volume that is mounted, and the place beside it goes with the container."""
+    root = tmp_path / "set"
+    job_of(real, root).make()
+    whole = contents(root)
+    monkeypatch.setattr(os.path, "ismount", lambda path: os.fspath(path) == os.fspath(root))
+    paint(real / "cat" / "0.png", "another cat")
+    told = f"`root` must be a folder on its disk, but {root} is where that is mounted: .* or make that place yourself"
+    with pytest.raises(OSError, match=told):
+        job_of(real, root)
+    assert contents(root) == whole and not aside_of(root).exists()
+    aside_of(root).mkdir()
+    with pytest.warns(UserWarning, match="were set aside"):
+        job_of(real, root)
 
 
 def test_only_what_was_copied_to_another_disk_goes(tmp_path, monkeypatch):

@@ -117,6 +117,9 @@ class Reading(Dataset):
         return self.inner[i]
 
 
+Reading.__getitem__.__module__ = "timm.data.dataset"
+
+
 class ReadingTwo(Reading):
     def __getitem__(self, i):
         image, label = self.inner[i]
@@ -131,5 +134,5 @@ def test_names_that_a_reader_has(folder, tmp_path):
 @pytest.mark.parametrize("indices", [range(12), range(8)])
 def test_names_that_a_reader_has_of_classes_that_are_merged(tmp_path, indices):
     folder = paint_folder(tmp_path / "real", {"healthy": 4, "mild": 4, "severe": 4})
-    with pytest.warns(UserWarning, match=r"3 classes have names, but no image has the label 2.*check that 0 means"):
-        made(Subset(ReadingTwo(folder), indices), tmp_path / "set")
+    with pytest.warns(UserWarning, match="class names such as '0', '1' hold numbers"):
+        assert made(Subset(ReadingTwo(folder), indices), tmp_path / "set").classes == ["0", "1"]

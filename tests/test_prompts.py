@@ -1,6 +1,7 @@
 """The text of each class."""
 
 import pickle
+from collections import defaultdict
 
 import pytest
 
@@ -34,6 +35,13 @@ class Series:
 
 def test_class_names_of_numbers_in_an_order_of_their_own():
     assert build_prompts(["7", "3", "12"], "{}", ["seven", "three", "twelve"])["12"] == "twelve"
+
+
+def test_names_with_a_default():
+    names = defaultdict(lambda: "insect", {"sp-cat": "cat"})
+    assert build_prompts(["sp-ant", "sp-cat"], "{}", names) == {"sp-ant": "insect", "sp-cat": "cat"}
+    with pytest.raises(ValueError, match="keyed by class names, but got 'dog'"):
+        build_prompts(["sp-ant"], "{}", defaultdict(str, dog="dog"))
 
 
 def test_classes_of_one_name_are_spoken_without_their_labels():

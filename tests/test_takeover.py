@@ -1,5 +1,7 @@
 """Transforms that synthetic images take over from a dataset, and what they make of its images and of synthetic ones."""
 
+import cmath
+import math
 import pickle
 import random
 import warnings
@@ -102,7 +104,16 @@ class Flip:
         return image
 
 
+class LeftOut(Noise):
+    """As one has it for workers that a lambda can't be sent to."""
+
+    def __getstate__(self):
+        return {}
+
+
 OTHERS = {
+    "functions of C": (square(Noise(math.sqrt)), square(Noise(cmath.sqrt))),
+    "what isn't pickled": (square(LeftOut(3)), square(LeftOut(4))),
     "attributes of a list": (square(Noise(Steps([], False))), square(Noise(Steps([], True)))),
     "items of a list": (square(Noise(Steps([1], True))), square(Noise(Steps([2], True)))),
     "fields that don't count": (Flip(3, False), Flip(3, True)),

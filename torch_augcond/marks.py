@@ -13,6 +13,7 @@ CONFIG = ".augcond.json"  # the record of what a set is made with
 PNG_HEAD, JPEG_HEAD = 33, 20  # signature and IHDR; SOI and APP0: the record follows them
 ITXT = b"iTXtaugcond\0\0\0\0\0"  # keyword, not compressed, no language, no translated keyword
 DIGEST = b'{"digest": "'
+_ASKED = 32
 
 
 def is_synthetic(image: Image.Image | bytes) -> bool:
@@ -24,15 +25,23 @@ def is_synthetic(image: Image.Image | bytes) -> bool:
 
 
 def reads_set(dataset: Any) -> bool:
-    """Whether it reads the images of a set as a plain folder, perhaps a copy without the dot-files."""
+    """Whether it reads the images of a set as a plain folder, perhaps a copy without the dot-files: most of a few."""
     if not isinstance(dataset, DatasetFolder):
         return False
     root = getattr(dataset, "root", None)  # one of real images may have none
     if root is not None and os.path.exists(os.path.join(root, CONFIG)):
         return True
-    with suppress(OSError, LookupError, TypeError, ValueError):  # its list may be of any kind
-        first = next(iter(dataset.samples), [""])[0]
-        if os.path.isfile(first):
-            with open(first, "rb") as file:
+    samples = getattr(dataset, "samples", None)  # of whatever kind
+    if not isinstance(samples, list | tuple):
+        return False
+    some = samples[:: max(1, len(samples) // _ASKED)]
+    return 2 * sum(map(_carries_record, some)) > len(some)
+
+
+def _carries_record(sample: Any) -> bool:
+    with suppress(OSError, LookupError, TypeError, ValueError):  # which is told by whoever reads it
+        path = sample[0]
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
                 return is_synthetic(file.read(64))
     return False

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 
 from .. import shards
@@ -119,7 +120,9 @@ def preview(args: argparse.Namespace) -> int:
     sheet = contact_sheet(requests, args.rows, batch_size=args.batch_size)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, "PNG")
+    mark = PngInfo()
+    mark.add_itxt("augcond", "contact sheet")  # no real image, wherever it lies
+    sheet.save(out, "PNG", pnginfo=mark)
     tell(f"{out}: {sheet.width} x {sheet.height} pixels")
     return DONE
 

@@ -15,6 +15,8 @@ __all__ = ["export_metadata"]
 def export_metadata(store: Store, progress: Progress = bar) -> tuple[Path, int]:
     """Writes ``metadata.jsonl``, one line for each image: file_name, label and all of its provenance.
 
+    Sources have the names that they had when the image was made.
+
     ``load_dataset("imagefolder", data_dir=root)`` then gives each image its record. The file is whole or absent, and
     one written before is replaced. An image that leaves the set meanwhile is left out.
 

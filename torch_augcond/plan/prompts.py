@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..checks import brief, check_names, listed, warn
@@ -105,8 +106,11 @@ def _is_opaque(name: str, prompt: str) -> bool:
 
 def _given_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
     if hasattr(class_names, "keys"):  # a Series, too
-        class_names = {name: class_names[name] for name in class_names.keys()}  # noqa: SIM118
-        check_names("class_names", class_names, classes)
+        check_names("class_names", dict.fromkeys(class_names.keys()), classes)
+        mapping, class_names = class_names, {}
+        for name in classes:
+            with suppress(KeyError):  # else it may have a default
+                class_names[name] = mapping[name]
     elif class_names is not None:
         rule = f"`class_names` must be a list of {len(classes)} names or a dict, but got"
         if isinstance(class_names, (str, set, frozenset)) or not isinstance(class_names, Iterable):

@@ -18,6 +18,7 @@ __all__ = [
     "int_labels",
     "is_int",
     "names_binary",
+    "timms_names",
     "unique",
     "warn_if_exchanged",
     "warn_of_inner",
@@ -89,7 +90,7 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
     if to_idx is None and classes is None and type(dataset).__module__.startswith("torchvision."):
         classes = getattr(dataset, "categories", None)  # that of Caltech101 and Caltech256
     if to_idx is None and classes is None:
-        to_idx = _plain(getattr(getattr(dataset, "reader", None), "class_to_idx", None))  # timm's
+        to_idx = _plain(timms_names(dataset))
     if names_binary(dataset):
         to_idx, classes = None, ["Cat", "Dog"]
     options = [_by_label(to_idx)] if isinstance(to_idx, dict) else []
@@ -108,6 +109,12 @@ def class_names(dataset: Any, present: Sequence[int], absent: Sequence[int] = ()
         missing = listed(sorted({*present, *absent} - options[0].keys()))
         raise ValueError(f"`classes` must name every label, but has no name for {missing}. Correct it or remove it.")
     return {label: str(label) for label in present}
+
+
+def timms_names(dataset: Any) -> Any:
+    """The `class_to_idx` that a dataset of timm's has in its reader, if its labels are those."""
+    is_timms = str(getattr(getattr(type(dataset), "__getitem__", None), "__module__", "")).startswith("timm.")
+    return getattr(getattr(dataset, "reader", None), "class_to_idx", None) if is_timms else None
 
 
 def _plain(names: Any) -> Any:

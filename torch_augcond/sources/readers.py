@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -22,7 +21,7 @@ from .folders import (
     labelled_folders,
 )
 from .images import DigestCache, hash_bytes
-from .labels import as_label, class_names, is_int, names_binary
+from .labels import as_label, class_names, is_int, names_binary, timms_names
 from .layers import image_transforms_off, layers, own_copy
 from .loaders import take_opened
 from .raw import NotRaw, RawItems
@@ -33,7 +32,6 @@ __all__ = ["flatten", "is_pure"]
 _PLAIN = (str, bool, float, os.PathLike)  # no ints: they may count items
 _TRIALS = 7  # after which a transform that draws numbers of its own is hardly taken for one that doesn't
 _SAMPLE = 64
-_NAMES = ("class_to_idx", "classes", "reader.class_to_idx")  # the last one is timm's
 _TARGETS = ("targets", "labels", "_labels")
 
 
@@ -205,7 +203,8 @@ class _Items:
 
     def _named(self) -> dict[str, Any]:
         """Its attributes that hold names, as `class_names` finds them."""
-        found = {name: reduce(lambda of, at: getattr(of, at, None), name.split("."), self.dataset) for name in _NAMES}
+        found = {name: getattr(self.dataset, name, None) for name in ("class_to_idx", "classes")}
+        found["reader.class_to_idx"] = timms_names(self.dataset)
         return {name: names for name, names in found.items() if hasattr(names, "__len__")}
 
     def _warn_of_names(self, where: str, targets: Sequence[Any], seen: Mapping[int, int]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from numbers import Number
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..checks import brief, warn
 from . import Sources
 from .folders import Progress
 from .labels import warn_if_exchanged
-from .layers import joint_transforms, layers, own_copy, transforms_off
+from .layers import attributes, joint_transforms, layers, own_copy, transforms_off
 from .readers import is_pure
 from .trials import drawn_alike
 
@@ -182,7 +182,7 @@ def _transforms(dataset: Any, name: str) -> list[Any]:
 
 def _is_alike(one: Any, other: Any) -> bool:
     """Whether two transforms are one, or of one class and hold the same, as pickle sees it: made by the same call."""
-    if one is other or type(one) is not type(other) or isinstance(one, FunctionType | type):
+    if one is other or type(one) is not type(other) or isinstance(one, FunctionType | BuiltinFunctionType | type):
         return one is other
     if isinstance(one, torch.Tensor | np.ndarray):
         return (one.dtype, one.shape) == (other.dtype, other.shape) and bool((one == other).all())
@@ -199,7 +199,9 @@ def _held(thing: Any) -> list[Any]:
     """What makes it again: its class, attributes, slots, items and, of a subclass of int, say, its value."""
     if type(thing) is tuple:
         return list(thing)
-    return [tuple(part) if isinstance(part, Iterator) else part for part in thing.__reduce_ex__(2)]
+    parts = [tuple(part) if isinstance(part, Iterator) else part for part in thing.__reduce_ex__(2)]
+    leaves_out = getattr(type(thing), "__getstate__", None) is not getattr(object, "__getstate__", None)
+    return [*parts, attributes(thing)] if leaves_out else parts
 
 
 def _kind_of(value: Any) -> str:

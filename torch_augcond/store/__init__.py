@@ -271,7 +271,7 @@ class Store:
     def _put_aside(self, path: Path, why: str) -> bool:
         """A file of the set, or a stale one that lies aside already."""
         target = self.aside / why / path.relative_to(self.root if path.is_relative_to(self.root) else self._shelf)
-        make_aside(target.parent, self.aside)
+        make_aside(target.parent, self.aside, self.root)
         with explained(target), suppress(FileNotFoundError):
             if os.path.lexists(target) and (why != "stale" or not self._is_whole(path)):
                 target = target.with_name(f"{target.name}.{secrets.token_hex(4)}")

@@ -150,8 +150,14 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
-def make_aside(folder: Path, aside: Path) -> None:
-    """Makes a folder in ``aside``, the place beside a set."""
+def make_aside(folder: Path, aside: Path, root: Path) -> None:
+    """Makes a folder in ``aside``, the place beside a set; not on another disk, unless somebody made that place."""
+    if os.path.ismount(root.resolve()) and not aside.exists():
+        raise OSError(
+            f"`root` must be a folder on its disk, but {root} is where that is mounted: what leaves the set would be "
+            f"moved to {aside}, on another disk, which a container loses when it ends. Choose a folder in it as "
+            "`root`, or make that place yourself if it lasts, then run the same command again."
+        )
     with explained(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
