@@ -4,11 +4,12 @@ import json
 import re
 import subprocess
 import sys
+from functools import reduce
 
 import numpy as np
 import pytest
 from commands import COUNTS, run
-from fakes import paint_folder
+from fakes import paint, paint_folder
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
@@ -226,6 +227,8 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
             "torch-augcond generate: error: unrecognized arguments: --variant",
         ),
         (["preview", "DATA", "--out", "DATA/cat/sheet.png"], 2, "--out must lie outside of the real images"),
+        (["generate", "DATA", "--class-names", "TWICE"], 2, "is none: 'a' is there twice"),
+        (["preview", "DATA", "--out", "SHEET"], 2, "--out must be a new file or a sheet of before"),
         (["preview", "DATA", "--variants", "x"], 2, "invalid choice: 'x'"),
         (["generate", "nowhere"], 1, "nowhere"),
         (["generate", "EMPTY"], 1, "Couldn't find any class folder"),
@@ -247,7 +250,15 @@ def test_export_writes_what_datasets_reads(fake, data, tmp_path, capsys):
 )
 def test_mistakes_are_one_line(fake, data, tmp_path, capsys, argv, code, message):
     (tmp_path / "empty").mkdir()
-    argv = [word.replace("DATA", str(data)).replace("EMPTY", str(tmp_path / "empty")) for word in argv]
+    (tmp_path / "twice.json").write_text('{"a": "cat", "b": "dog", "a": "horse"}')
+    paint(tmp_path / "photo.png", "a photograph")
+    places = {
+        "DATA": data,
+        "EMPTY": tmp_path / "empty",
+        "TWICE": tmp_path / "twice.json",
+        "SHEET": tmp_path / "photo.png",
+    }
+    argv = [reduce(lambda word, name: word.replace(name, str(places[name])), places, word) for word in argv]
     got, out, err = run(capsys, *argv)
     assert got == code and message in err
     assert code == 0 or (err.count("\n") == 1 and err.startswith("torch-augcond") and "error: " in err and not out)

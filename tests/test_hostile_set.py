@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from fakes import FakeGenerator, paint
 from faults import contents, job_of, paint_sources, problems
 from torchvision.datasets import ImageFolder
@@ -225,6 +226,27 @@ def test_a_set_of_links_is_left_as_it_is(real, tmp_path, capsys):
     (config.unlink(), shutil.copy(tmp_path / "blobs" / config.name, config))  # git-annex keeps dot-files as they are
     assert main(["verify", str(tmp_path / "set")]) == 1 and "png is a link, as in" in capsys.readouterr().err
     assert contents(tmp_path / "set") == before and not (tmp_path / "set.aside").exists()
+
+
+def test_a_set_cloned_without_its_images_is_left_as_it_is(real, tmp_path, capsys):
+    """As by git, where git-lfs isn't installed."""
+    job_of(real, tmp_path / "set").make()
+    for path in (tmp_path / "set").rglob("*.png"):
+        path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 999\n")
+    before = contents(tmp_path / "set")
+    with pytest.raises(ValueError, match=r"png is a pointer of git-lfs. Run `git lfs pull` there"):
+        job_of(real, tmp_path / "set")
+    assert main(["verify", str(tmp_path / "set")]) == 1 and "git lfs pull" in capsys.readouterr().err
+    assert contents(tmp_path / "set") == before and not (tmp_path / "set.aside").exists()
+
+
+def test_embeddings_of_another_dtype_are_others(real, tmp_path):
+    generator = FakeGenerator()
+    job_of(real, tmp_path / "set", generator).make()
+    shutil.rmtree(tmp_path / "set" / "cat")
+    generator.dtype, generator.encoded = torch.bfloat16, 0
+    job_of(real, tmp_path / "set", generator).make()
+    assert generator.encoded
 
 
 def test_export_names_what_is_none_of_the_set(real, tmp_path):

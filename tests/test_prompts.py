@@ -40,6 +40,7 @@ def test_class_names_of_numbers_in_an_order_of_their_own():
 def test_names_with_a_default():
     names = defaultdict(lambda: "insect", {"sp-cat": "cat"})
     assert build_prompts(["sp-ant", "sp-cat"], "{}", names) == {"sp-ant": "insect", "sp-cat": "cat"}
+    assert list(names) == ["sp-cat"]
     with pytest.raises(ValueError, match="keyed by class names, but got 'dog'"):
         build_prompts(["sp-ant"], "{}", defaultdict(str, dog="dog"))
 

@@ -133,7 +133,7 @@ class Request:
 
     @cached_property
     def prompts(self) -> dict[str, str]:
-        return build_prompts(self.sources.classes, self.prompt, self.class_names)
+        return build_prompts(list(self.sources.class_of.values()), self.prompt, self.class_names)
 
     @cached_property
     def counts(self) -> dict[str, Any]:

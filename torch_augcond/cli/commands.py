@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..generators import Generator
 
 
+_SHEET = "contact sheet"
 _CHANGING = ("scheduler", "guidance_interval", "cache_interval")  # options of loading
 
 
@@ -114,6 +116,8 @@ def preview(args: argparse.Namespace) -> int:
     folders = [real, *filter(Path.is_dir, real.iterdir())] if real.is_dir() else []  # some may be links
     if not {folder.resolve() for folder in folders}.isdisjoint(Path(args.out).resolve().parents):
         raise UsageError(f"--out must lie outside of the real images, but got {args.out!r} in {args.data!r}")
+    if Path(args.out).exists() and not _is_sheet(args.out):
+        raise UsageError(f"--out must be a new file or a sheet of before, but {args.out!r} is another one")
     generator = _loader(args)(args.generator)
     request = _request(args, generator=generator)
     requests = {name: replace(request, augmentation=name) for name in args.variants or VARIANTS}
@@ -121,10 +125,16 @@ def preview(args: argparse.Namespace) -> int:
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     mark = PngInfo()
-    mark.add_itxt("augcond", "contact sheet")  # no real image, wherever it lies
+    mark.add_itxt("augcond", _SHEET)  # no real image, wherever it lies
     sheet.save(out, "PNG", pnginfo=mark)
     tell(f"{out}: {sheet.width} x {sheet.height} pixels")
     return DONE
+
+
+def _is_sheet(path: str) -> bool:
+    with suppress(OSError), Image.open(path) as image:
+        return image.info.get("augcond") == _SHEET
+    return False
 
 
 def export(args: argparse.Namespace) -> int:

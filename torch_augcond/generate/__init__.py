@@ -103,7 +103,7 @@ def generate(
     size = default_batch_size(generator) if batch_size is None else batch_size
     if isinstance(size, Integral):
         size = min(size, most)
-    cache, over = store.embeddings(generator.fingerprint), failed > budget * total
+    cache, over = store.embeddings(_computed_by(generator)), failed > budget * total
     if hasattr(generator, "prepare"):
         generator.prepare(len(todo))
     with (
@@ -252,3 +252,9 @@ class _Painter:
             params[name.replace("start", "span")] = torch.stack([start, start + length], 1)
         few = {name: values.tolist() for name, values in params.items() if not name.startswith("mask")}
         return [{name: values[i] for name, values in few.items()} for i in range(len(rows))]
+
+
+def _computed_by(generator: Generator) -> str:
+    """What tells whose embeddings are whose: one fingerprint may compute in several dtypes."""
+    dtype = getattr(generator, "dtype", torch.float32)
+    return generator.fingerprint if dtype == torch.float32 else f"{generator.fingerprint} {dtype}"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from typing import Any
 
 from ..checks import brief, check_names, listed, warn
@@ -107,7 +108,7 @@ def _is_opaque(name: str, prompt: str) -> bool:
 def _given_names(classes: Sequence[str], class_names: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
     if hasattr(class_names, "keys"):  # a Series, too
         check_names("class_names", dict.fromkeys(class_names.keys()), classes)
-        mapping, class_names = class_names, {}
+        mapping, class_names = copy(class_names), {}  # looking a default up may add it
         for name in classes:
             with suppress(KeyError):  # else it may have a default
                 class_names[name] = mapping[name]

@@ -131,12 +131,12 @@ class Sources:
     @property
     def classes(self) -> list[str]:
         """Class names in the order of their labels (``classes[label]`` only if labels are contiguous from 0)."""
-        return list(self.class_of.values())
+        return list(map(str, self.class_of.values()))
 
     @property
     def class_to_idx(self) -> dict[str, int]:
         """{class name: label}."""
-        return {name: label for label, name in self.class_of.items()}
+        return {str(name): label for label, name in self.class_of.items()}
 
     @property
     def identity(self) -> str:

@@ -49,6 +49,7 @@ def claim(root: Path, settings: "Settings") -> None:
     """
     if not (root / scan.CONFIG).exists():
         _write(root, settings)
+    _refuse_pointers(root)
     compare(root, settings, recorded(root))
 
 
@@ -102,14 +103,28 @@ def check_no_link(root: Path) -> None:
 
 
 def check_no_links(root: Path) -> None:
-    """Refuses a set whose first images are all links to files, too.
+    """Refuses a set whose first images are all links to files, too, or of which one wasn't fetched by git-lfs.
 
     Raises:
         ValueError: It says how to get at the files.
     """
     check_no_link(root)
+    _refuse_links(*_first_images(root))
+    _refuse_pointers(root)
+
+
+def _first_images(root: Path) -> list[Path]:
     entries = (entry for folder in scan.folders(root) for entry in scan.entries(folder.path))
-    _refuse_links(*(Path(entry.path) for entry in islice(filter(scan.is_image, entries), scan.TRIED)))
+    return [Path(entry.path) for entry in islice(filter(scan.is_image, entries), scan.TRIED)]
+
+
+def _refuse_pointers(root: Path) -> None:
+    for path in _first_images(root):
+        with suppress(OSError):
+            if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+                raise ValueError(
+                    f"`root` must hold images, but {path} is a pointer of git-lfs. Run `git lfs pull` there."
+                )
 
 
 def _refuse_links(*paths: Path) -> None:
