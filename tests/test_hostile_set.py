@@ -240,6 +240,21 @@ def test_a_set_cloned_without_its_images_is_left_as_it_is(real, tmp_path, capsys
     assert contents(tmp_path / "set") == before and not (tmp_path / "set.aside").exists()
 
 
+def test_images_of_another_size_are_refused(real, tmp_path):
+    class Shrinking(FakeGenerator):
+        """Makes smaller images once memory is short, and says so."""
+
+        def generate(self, *inputs, **options):
+            made = super().generate(*inputs, **options)
+            self.image_size = 8
+            return made
+
+    job = job_of(real, tmp_path / "set", Shrinking())
+    with pytest.raises(ValueError, match=r"must return a uint8 tensor of shape \(4, 3, 16, 16\), but got"):
+        job.make(batch_size=4)
+    assert not problems(tmp_path / "set")
+
+
 def test_embeddings_of_another_dtype_are_others(real, tmp_path):
     generator = FakeGenerator()
     job_of(real, tmp_path / "set", generator).make()

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -236,6 +237,21 @@ def test_nothing_is_set_aside_on_the_disk_of_a_container(real, tmp_path, monkeyp
     aside_of(root).mkdir()
     with pytest.warns(UserWarning, match="were set aside"):
         job_of(real, root)
+
+
+def test_nor_beside_a_folder_of_the_same_disk_that_is_mounted(real, tmp_path):
+    root, volume = tmp_path / "a set", tmp_path / "volume"
+    (root.mkdir(), volume.mkdir())
+    mount = subprocess.run(["mount", "--bind", volume, root], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"needs the right to mount: {mount.stderr.strip()}")
+    try:
+        job_of(real, root).make()
+        paint(real / "cat" / "0.png", "another cat")
+        with pytest.raises(OSError, match="`root` must be a folder on its disk"):
+            job_of(real, root)
+    finally:
+        subprocess.run(["umount", "-l", root], check=True)
 
 
 def test_only_what_was_copied_to_another_disk_goes(tmp_path, monkeypatch):

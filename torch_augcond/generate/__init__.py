@@ -208,7 +208,7 @@ class _Painter:
         except BadImages as error:
             images, bad = error.images, error.rows
         self.conditions.check()
-        return images_of(images, len(padded), self.conditions.generator)[: len(rows)], frozenset(bad)
+        return images_of(images, len(padded), self.settings.image_size)[: len(rows)], frozenset(bad)
 
     def _generate(self, rows: Sequence[Row]) -> Tensor:
         embed = self.conditions.augmentation.embed

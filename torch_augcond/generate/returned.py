@@ -30,13 +30,13 @@ def check_fingerprint(generator: Generator, expected: str) -> None:
         )
 
 
-def images_of(returned: Any, n: int, generator: Generator) -> Tensor:
-    """Uint8 (n, 3, H, W) of the generator's ``image_size``, as ``generate`` must return.
+def images_of(returned: Any, n: int, image_size: int) -> Tensor:
+    """Uint8 (n, 3, H, W) of the set's ``image_size``, as ``generate`` must return.
 
     Raises:
         TypeError, ValueError: naming the method, what it must return and what it did.
     """
-    return _copy("generate", returned, (n, 3, generator.image_size, generator.image_size), "uint8")
+    return _copy("generate", returned, (n, 3, image_size, image_size), "uint8")
 
 
 def embeds_of(returned: Any, n: int, generator: Generator) -> Tensor:

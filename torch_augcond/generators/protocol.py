@@ -60,7 +60,10 @@ class Generator(Protocol):
     def image_size(self) -> int: ...
 
     def encode_images(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
-        """RGB images, PIL or uint8 (3, H, W), to float32 embeddings (N, D) on the CPU."""
+        """RGB images, PIL or uint8 (3, H, W), to float32 embeddings (N, D) on the CPU.
+
+        They are kept for good. If its numbers depend on how many images an encoder is given, give it as many each time.
+        """
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -79,5 +82,8 @@ class Generator(Protocol):
         num_inference_steps: int,
         noise_level: int = 0,
     ) -> Tensor:
-        """One uint8 (3, H, W) image a row, on the CPU; a row depends on its own inputs and key alone."""
+        """One uint8 (3, H, W) image a row, on the CPU; a row depends on its own inputs and key alone.
+
+        It has to apply ``augmentation(image_embeds, partners=partner_embeds, keys=keys)``, where that isn't None.
+        """
         ...

@@ -119,12 +119,15 @@ def _first_images(root: Path) -> list[Path]:
 
 
 def _refuse_pointers(root: Path) -> None:
-    for path in _first_images(root):
-        with suppress(OSError):
-            if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
-                raise ValueError(
-                    f"`root` must hold images, but {path} is a pointer of git-lfs. Run `git lfs pull` there."
-                )
+    if path := next(filter(_is_pointer, _first_images(root)), None):
+        raise ValueError(f"`root` must hold images, but {path} is a pointer of git-lfs. Run `git lfs pull` there.")
+
+
+def _is_pointer(path: Path) -> bool:
+    try:
+        return read_regular(path, 1024).startswith(b"version https://git-lfs")
+    except (OSError, ValueError):
+        return False
 
 
 def _refuse_links(*paths: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -152,7 +153,7 @@ def make_folder(folder: Path) -> None:
 
 def make_aside(folder: Path, aside: Path, root: Path) -> None:
     """Makes a folder in ``aside``, the place beside a set; not on another disk, unless somebody made that place."""
-    if os.path.ismount(root.resolve()) and not aside.exists():
+    if not aside.exists() and _is_mounted(root.resolve()):
         raise OSError(
             f"`root` must be a folder on its disk, but {root} is where that is mounted: what leaves the set would be "
             f"moved to {aside}, on another disk, which a container loses when it ends. Choose a folder in it as "
@@ -169,6 +170,17 @@ def make_aside(folder: Path, aside: Path, root: Path) -> None:
                 f"but {aside} can't be made: {error.strerror}. Have that folder made for you, or choose "
                 "another `root`, then run the same command again."
             ) from error
+
+
+def _is_mounted(root: Path) -> bool:
+    """Whether a disk is mounted there, or a folder of the same one, as a container's volume may be."""
+    if os.path.ismount(root):
+        return True
+    with suppress(OSError):
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        places = (re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), line.split()[4]) for line in lines)
+        return str(root) in places
+    return False
 
 
 def _differ_in_case(one: str, other: str) -> bool:
