@@ -132,7 +132,7 @@ def preview(args: argparse.Namespace) -> int:
 
 
 def _is_sheet(path: str) -> bool:
-    with suppress(OSError), Image.open(path) as image:
+    with suppress(OSError), Image.open(path, formats=["PNG"]) as image:
         return image.info.get("augcond") == _SHEET
     return False
 
